@@ -1,0 +1,101 @@
+"""A job: the whole of one job file."""
+
+from __future__ import annotations
+
+import re
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from raykd.config.corpus import DataConfig
+from raykd.config.loss import LossConfig
+from raykd.config.section import Section
+from raykd.config.soft_targets import SoftTargetsConfig
+from raykd.config.student import FromTeacher, StudentConfig
+from raykd.config.teacher import TeacherConfig
+from raykd.config.train import (
+    CheckpointConfig,
+    EvaluationConfig,
+    StreamConfig,
+    TrackingConfig,
+    TrainConfig,
+)
+
+
+class Job(Section):
+    """One job file, checked."""
+
+    name: str = Field(description="Name of the run; its directory is `storage_path/name`.")
+    storage_path: str = Field(
+        description="Directory of runs, seen by every node (a local path or a shared mount)."
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Decides row order, held-out set and weights.")
+    data: DataConfig = Field(description="Text and rows.")
+    teacher: TeacherConfig = Field(description="The model that knows.")
+    soft_targets: SoftTargetsConfig = Field(
+        default_factory=SoftTargetsConfig, description="What travels."
+    )
+    student: StudentConfig = Field(description="The model that learns.")
+    loss: LossConfig = Field(default_factory=LossConfig, description="What is minimised.")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="How long, how.")
+    stream: StreamConfig = Field(default_factory=StreamConfig, description="How rows travel.")
+    checkpoint: CheckpointConfig = Field(
+        default_factory=CheckpointConfig, description="What is saved."
+    )
+    evaluation: EvaluationConfig = Field(
+        default_factory=EvaluationConfig, description="What is measured."
+    )
+    tracking: TrackingConfig = Field(
+        default_factory=TrackingConfig, description="Where else metrics go."
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+            raise ValueError(
+                "a run's name is a directory's name: letters, digits, '.', '_' and '-', at most "
+                "100, the first a letter or digit"
+            )
+        return name
+
+    @field_validator("storage_path")
+    @classmethod
+    def _mounted(cls, path: str) -> str:
+        if "://" in path:
+            raise ValueError(
+                "must be a directory that every node sees; mount object storage (for instance "
+                f"with a CSI driver or gcsfuse) and give its path; found {path!r}"
+            )
+        return path
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        per_round = self.student.num_workers * self.train.micro_batch
+        if self.train.global_batch % per_round:
+            raise ValueError(
+                f"train.global_batch ({self.train.global_batch}) must be a multiple of "
+                f"student.num_workers x train.micro_batch ({self.student.num_workers} x "
+                f"{self.train.micro_batch} = {per_round})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cut_without_lora(self) -> Self:
+        if isinstance(self.student.init, FromTeacher) and self.student.lora is not None:
+            raise ValueError(
+                "student.lora adapts weights that work already; a student cut from the teacher "
+                "has to learn with all of them: remove `lora`"
+            )
+        return self
+
+    @property
+    def needs_teacher_for_training(self) -> bool:
+        """False for plain fine-tuning on the text (`loss.alpha: 1`)."""
+        return self.loss.alpha < 1.0
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """Temperatures whose tail mass the teacher must keep: 1 first, then the loss's."""
+        tau = self.loss.temperature
+        return (1.0,) if tau == 1.0 else (1.0, tau)

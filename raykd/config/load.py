@@ -1,0 +1,172 @@
+"""From a YAML file and `--set` overrides to a checked Job; every complaint has file and line."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from raykd.config.job import Job
+from raykd.errors import JobError
+
+Where = dict[tuple[str | int, ...], str]
+
+
+def load_job(path: Path, overrides: list[str] | None = None) -> Job:
+    """Read a job file.
+
+    Args:
+        path: The YAML file.
+        overrides: `dotted.key=value` strings; values are YAML.
+
+    Raises:
+        JobError: The file is missing or broken, or a field is wrong; all fields are named at once.
+    """
+    tree, where = _read(path)
+    for text in overrides or []:
+        _apply(tree, where, text)
+    return parse_job(tree, where, str(path))
+
+
+def parse_job(tree: dict[str, Any], where: Where, name: str) -> Job:
+    """Check a tree of plain values; `where` says where each path was written."""
+    try:
+        return Job.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(e, where, name) for e in error.errors()]
+        raise JobError("\n".join(dict.fromkeys(lines))) from None
+
+
+def dump_job(job: Job) -> str:
+    """The resolved job as YAML."""
+    return yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Where]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise JobError(f"{path}: no such job file") from None
+    except UnicodeDecodeError as error:
+        raise JobError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except OSError as error:
+        raise JobError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise JobError(f"{path}{line}: not valid YAML: {problem}") from None
+    if not isinstance(tree, dict):
+        found = "nothing" if tree is None else type(tree).__name__
+        raise JobError(f"{path}: a job file is a mapping of sections; found {found}")
+    where: Where = {}
+    if node is not None:
+        _lines(node, (), where, path)
+    return tree, where
+
+
+def _lines(node: yaml.Node, at: tuple[str | int, ...], where: Where, path: Path) -> None:
+    where.setdefault(at, f"{path}:{node.start_mark.line + 1}")
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            place = f"{path}:{key.start_mark.line + 1}"
+            if key.value in seen:
+                raise JobError(f"{place}: {key.value!r} is given twice; keep one")
+            seen.add(key.value)
+            where[(*at, key.value)] = place
+            _lines(value, (*at, key.value), where, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            _lines(value, (*at, i), where, path)
+
+
+def _apply(tree: dict[str, Any], where: Where, text: str) -> None:
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise JobError(f"--set {text}: write it as section.key=value")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise JobError(f"--set {text}: the value is not valid YAML") from None
+    spot = tree
+    for i, part in enumerate(parts[:-1]):
+        if spot.get(part) is None:
+            spot[part] = {}
+        if not isinstance(spot[part], dict):
+            raise JobError(f"--set {text}: {'.'.join(parts[: i + 1])} is a value, not a section")
+        spot = spot[part]
+    spot[parts[-1]] = _number(parsed)
+    for i in range(len(parts)):
+        where[tuple(parts[: i + 1])] = f"--set {text}"
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads `1e-4` as text; people mean a number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _explain(error: Any, where: Where, name: str) -> str:
+    loc = tuple(p for p in error["loc"] if p not in ("pretrained", "config", "teacher") or _real(p, error["loc"], where))
+    place = _nearest(loc, where, name)
+    field = ".".join(str(p) for p in loc) or "job"
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        known = _fields_at(loc[:-1])
+        close = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+        return f"{place}: {field}: unknown key; {hint}"
+    if kind == "missing":
+        return f"{place}: {field}: missing; this key is required"
+    message = error["msg"].removeprefix("Value error, ")
+    found = error.get("input")
+    shown = "" if isinstance(found, dict | BaseModel) else f"; found {found!r}"
+    return f"{place}: {field}: {message[0].lower() + message[1:]}{shown}"
+
+
+def _real(part: object, loc: tuple[str | int, ...], where: Where) -> bool:
+    """pydantic puts a union's tag into the path; keep only keys that the file has."""
+    at = loc.index(part)  # type: ignore[arg-type]
+    return tuple(loc[: at + 1]) in where or at == 0
+
+
+def _nearest(loc: tuple[str | int, ...], where: Where, name: str) -> str:
+    for end in range(len(loc), 0, -1):
+        if loc[:end] in where:
+            return where[loc[:end]]
+    return name
+
+
+def _fields_at(loc: tuple[str | int, ...]) -> list[str]:
+    """Names of the fields of the section at `loc`, unions merged."""
+    models: list[type[BaseModel]] = [Job]
+    for part in loc:
+        inner: list[type[BaseModel]] = []
+        for model in models:
+            if part in model.model_fields:
+                inner += _models_in(model.model_fields[str(part)].annotation)
+        models = inner or models
+    return sorted({field for model in models for field in model.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType, typing.Annotated, dict, list):
+        return [m for arg in typing.get_args(annotation) for m in _models_in(arg)]
+    return []

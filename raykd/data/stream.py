@@ -1,0 +1,142 @@
+"""Rows through Ray Data, in order: the only file that knows `ray.data`.
+
+One block descriptor in, one block of scored rows out. Blocks are dealt to the ranks in turn, so the
+layout decides which rank sees which row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+import ray.train
+from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions, ExecutionResources
+
+from raykd import schema
+from raykd.config.train import StreamConfig
+from raykd.data.layout import BlockLayout
+from raykd.data.order import RowOrder
+from raykd.data.prepare import PreparedRows, open_rows
+
+Score = Callable[[pa.Table], Awaitable[pa.Table]]
+"""Rows of `schema.ORDERED` to their soft targets and `teacher_s`, row for row."""
+
+
+@dataclass(frozen=True)
+class StreamSource:
+    """What a loader needs to make blocks; small enough to travel."""
+
+    rows_directory: str
+    order: RowOrder
+    layout: BlockLayout
+    score: Score | None
+    """None streams rows without soft targets."""
+
+
+class BlockLoader:
+    """Reads the rows of a block and has them scored, many blocks at once."""
+
+    def __init__(self, source: StreamSource) -> None:
+        self._source = source
+        self._rows: PreparedRows = open_rows(Path(source.rows_directory))
+
+    async def __call__(self, blocks: pa.Table) -> pa.Table:
+        """One descriptor (`id`) to that block's rows."""
+        (block,) = blocks.column("id").to_pylist()
+        rows = await asyncio.to_thread(self._read, block)
+        if self._source.score is None:
+            return rows
+        targets = await self._source.score(rows)
+        return join(rows, targets)
+
+    def _read(self, block: int) -> pa.Table:
+        places = self._source.layout.places(block)
+        return ordered_rows(self._rows, self._source.order, places)
+
+
+def ordered_rows(rows: PreparedRows, order: RowOrder, places: np.ndarray[Any, Any]) -> pa.Table:
+    """The rows at places of the run, with their place and their index."""
+    sources = np.concatenate([order.source_rows(a, b) for a, b in _runs(places)])
+    table = rows.take(sources)
+    columns = [pa.array(places, pa.int64()), pa.array(sources, pa.int64()), *table.columns]
+    return schema.check_columns(
+        pa.table(columns, schema=schema.ORDERED), schema.ORDERED, "ordered rows"
+    )
+
+
+def _runs(places: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
+    """Stretches of consecutive places, as [start, stop)."""
+    breaks = np.flatnonzero(np.diff(places) != 1) + 1
+    return [(int(part[0]), int(part[-1]) + 1) for part in np.split(places, breaks)]
+
+
+def join(rows: pa.Table, targets: pa.Table) -> pa.Table:
+    """Rows with their soft targets beside them."""
+    table = pa.table([*rows.columns, *targets.columns], names=rows.column_names + targets.column_names)
+    return schema.check_columns(table, schema.SCORED, "scored rows")
+
+
+def build_stream(
+    source: StreamSource, config: StreamConfig, requests_in_flight: int
+) -> ray.data.Dataset:
+    """A lazy dataset of the layout's blocks, in order."""
+    blocks = source.layout.num_blocks
+    context = DataContext.get_current()
+    # A block is a promise about ranks and steps: it is never split or merged by size.
+    context.target_max_block_size = None
+    context.enable_progress_bars = False
+    loaders = min(config.num_loaders, requests_in_flight)
+    each = -(-requests_in_flight // loaders)
+    return ray.data.range(blocks, override_num_blocks=blocks).map_batches(
+        BlockLoader,
+        fn_constructor_args=(source,),
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        num_cpus=config.cpus_per_loader,
+        compute=ActorPoolStrategy(
+            size=loaders,
+            max_tasks_in_flight_per_actor=each,
+            max_concurrent_calls_per_actor=each,
+        ),
+    )
+
+
+class DealInOrder(ray.train.DataConfig):
+    """Deals blocks to the ranks in turn: block j goes to rank j mod W."""
+
+    def __init__(self, object_store_bytes: int | None) -> None:
+        super().__init__()
+        self._object_store_bytes = object_store_bytes
+
+    def configure(
+        self,
+        datasets: dict[str, ray.data.Dataset],
+        world_size: int,
+        worker_handles: list[Any] | None,
+        worker_node_ids: list[str] | None,
+        **_: Any,
+    ) -> list[dict[str, ray.data.DataIterator]]:
+        """Split every dataset; called by Ray Train at each start of the group.
+
+        Blocks hold equally many rows, so that dealing to whoever has least is dealing in turn.
+        Placement by locality would break that, and is off.
+        """
+        options = ExecutionOptions(preserve_order=True)
+        if self._object_store_bytes is not None:
+            options.resource_limits = ExecutionResources.for_limits(
+                object_store_memory=self._object_store_bytes
+            )
+        shares: list[dict[str, ray.data.DataIterator]] = [{} for _ in range(world_size)]
+        for name, dataset in datasets.items():
+            dataset.context.execution_options = options
+            parts = dataset.streaming_split(world_size, equal=False, locality_hints=None)
+            for share, part in zip(shares, parts, strict=True):
+                share[name] = part
+        return shares

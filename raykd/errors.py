@@ -1,0 +1,57 @@
+"""The error tree. A message names the field or file, what was found, what is allowed, what to do."""
+
+from __future__ import annotations
+
+
+class RaykdError(Exception):
+    """An error a person can act on; the command line prints it without a traceback."""
+
+    exit_code = 1
+
+
+class JobError(RaykdError):
+    """The job file, or something it names, is wrong. Nothing has run."""
+
+    exit_code = 2
+
+
+class CorpusError(JobError):
+    """The text cannot be read as the job says."""
+
+
+class ModelError(JobError):
+    """A model or tokenizer cannot be loaded, or teacher and student do not fit together."""
+
+
+class ResourceError(JobError):
+    """The cluster has less than the job asks for; the message shows the sum."""
+
+
+class StorageError(JobError):
+    """The run directory cannot be written, or holds something else."""
+
+
+class RunError(RaykdError):
+    """The run started and could not go on; the last good checkpoint stays."""
+
+
+class TeacherError(RunError):
+    """The teacher failed on rows that the message names."""
+
+
+class OrderError(RunError):
+    """A rank received rows other than the ones its step consumes."""
+
+
+class DivergenceError(RunError):
+    """The loss or the gradient is not a number; the message names the step and its rows."""
+
+
+class SoftTargetError(RunError):
+    """Soft targets are malformed: shape, range, NaN, or another vocabulary."""
+
+
+class Interrupted(RaykdError):
+    """The person stopped the run; one checkpoint was saved where there was something to save."""
+
+    exit_code = 130

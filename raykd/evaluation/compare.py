@@ -1,0 +1,139 @@
+"""Measure a model on held-out rows whose soft targets are at hand."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from raykd.config.model import Device, Dtype
+from raykd.evaluation.report_data import ModelFacts, ModelScores, SetScores
+from raykd.losses.buckets import BucketTargets
+from raykd.losses.heldout import HeldoutSums, heldout_sums
+from raykd.models.batch import collate
+from raykd.models.head import head_logits, hidden_states
+from raykd.models.load import ModelSource, load_model
+from raykd.soft_targets.codec import columns_to_targets
+
+MICRO_BATCH_TOKENS = 2048
+
+
+def read_scored(file: Path) -> pa.Table:
+    """Held-out rows with their soft targets."""
+    with pa.memory_map(str(file)) as source:
+        return pa.ipc.open_file(source).read_all()
+
+
+def teacher_scores(rows: pa.Table) -> tuple[int, ModelScores]:
+    """What the soft targets say about the teacher itself.
+
+    Returns:
+        Tokens measured, and the scores; tokens/s by the service's own busy time.
+    """
+    labels = pc.list_flatten(rows.column("label_logprobs").combine_chunks())
+    tokens = len(labels)
+    mean_nll = -pc.mean(pc.cast(labels, pa.float64())).as_py()
+    seen = pc.sum(pc.list_value_length(rows.column("input_ids"))).as_py()
+    seconds = pc.sum(pc.cast(rows.column("teacher_s"), pa.float64())).as_py()
+    return tokens, ModelScores(
+        perplexity=perplexity(mean_nll), tokens_per_s=seen / seconds if seconds > 0 else None
+    )
+
+
+def measure_model(
+    name: str,
+    source: ModelSource,
+    sets: dict[str, pa.Table],
+    top_k: int,
+    vocab_size: int,
+    dtype: Dtype,
+    device: Device,
+) -> tuple[ModelFacts, dict[str, ModelScores]]:
+    """Load a model, run it over every set, let it go again.
+
+    Args:
+        name: For the report.
+        source: A Hugging Face directory.
+        sets: Rows with soft targets of `top_k` ids at temperature 1.
+        top_k: Ids kept.
+        vocab_size: Width that teacher and student share.
+        dtype: To run it in.
+        device: To run it on.
+    """
+    place = torch.device("cuda" if device == "gpu" else "cpu")
+    model = load_model(source, dtype, name).to(place).eval()  # type: ignore[arg-type]
+    parameters = sum(p.numel() for p in model.parameters())
+    facts = ModelFacts(
+        name=source.path,
+        parameters=parameters,
+        bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+        dtype=dtype,
+    )
+    scores = {
+        key: _measure_set(model, rows, top_k, vocab_size, place) for key, rows in sets.items()
+    }
+    del model
+    gc.collect()
+    return facts, scores
+
+
+@torch.inference_mode()
+def _measure_set(
+    model: torch.nn.Module, rows: pa.Table, top_k: int, vocab_size: int, device: torch.device
+) -> ModelScores:
+    sums, seen, seconds = HeldoutSums(), 0, 0.0
+    for part in _parts(rows):
+        batch = collate(part).to(device)
+        targets = columns_to_targets(part, top_k, 1, vocab_size=vocab_size).to(device)
+        started = time.perf_counter()
+        hidden_BTD = hidden_states(model, batch.input_ids_BT, batch.position_ids_BT)  # type: ignore[arg-type]
+        hidden_MD = hidden_BTD.flatten(0, 1).index_select(0, batch.keep_M)
+        logits_MV = head_logits(model, hidden_MD, vocab_size)  # type: ignore[arg-type]
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds += time.perf_counter() - started
+        seen += batch.input_ids_BT.numel()
+        buckets = BucketTargets(targets.ids_TK, targets.logprobs_TK, targets.log_tail_TN[:, 0])
+        sums += heldout_sums(logits_MV, batch.label_ids_M, buckets)
+    return scores_of(sums, seen / seconds if seconds > 0 else None)
+
+
+def scores_of(sums: HeldoutSums, tokens_per_s: float | None) -> ModelScores:
+    """Means from sums."""
+    tokens = max(1.0, sums.tokens)
+    return ModelScores(
+        perplexity=perplexity(sums.cross_entropy / tokens),
+        kl_to_teacher=sums.kl / tokens,
+        top1_agreement=sums.agreed / tokens,
+        tokens_per_s=tokens_per_s,
+    )
+
+
+def perplexity(mean_nll: float) -> float:
+    """exp of the mean negative log-likelihood, in nats; infinity beyond a float's range."""
+    try:
+        return math.exp(mean_nll)
+    except OverflowError:
+        return math.inf
+
+
+def set_scores(rows: pa.Table, top_k: int, models: dict[str, ModelScores]) -> SetScores:
+    """All models on one set."""
+    tokens, teacher = teacher_scores(rows)
+    return SetScores(
+        rows=rows.num_rows, tokens=tokens, top_k=top_k, models={"teacher": teacher, **models}
+    )
+
+
+def _parts(rows: pa.Table) -> Sequence[pa.Table]:
+    """Rows in groups of at most MICRO_BATCH_TOKENS, padding included."""
+    lengths = pc.list_value_length(rows.column("input_ids")).to_numpy()
+    longest = max(1, int(lengths.max(initial=1)))
+    size = max(1, MICRO_BATCH_TOKENS // longest)
+    return [rows.slice(at, size) for at in range(0, rows.num_rows, size)]

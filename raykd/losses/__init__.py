@@ -1,0 +1,1 @@
+"""Losses over top-k and tail: pure torch, no configuration, no engine."""

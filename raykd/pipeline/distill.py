@@ -1,0 +1,330 @@
+"""The story of a run, from one job file to a distilled student and a report."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from raykd.config.job import Job
+from raykd.data.layout import BlockLayout
+from raykd.data.order import RowOrder
+from raykd.data.prepare import open_rows
+from raykd.data.stream import DealInOrder, StreamSource, build_stream
+from raykd.errors import Interrupted, RaykdError, RunError
+from raykd.evaluation.report import write_report
+from raykd.evaluation.report_data import ModelFacts, Report
+from raykd.models.load import ModelSource
+from raykd.pipeline import cluster, plan, preflight, stages
+from raykd.pipeline.outcome import run_report, write_figures
+from raykd.pipeline.run_dir import RunDirectory, claim
+from raykd.student.engine import ZeroStudent
+from raykd.student.trainer import StudentClass, StudentRun, train
+from raykd.teacher.engine import EngineSpec, ScoreSpec
+from raykd.teacher.service import EngineClass, ReplicaSpec, TeacherClient, TeacherService
+from raykd.teacher.transformers_tp import TransformersEngine
+from raykd.telemetry.metrics import MetricsTail
+from raykd.telemetry.progress import Progress
+
+POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What may be put in the place of the real teacher and student, in tests and benchmarks."""
+
+    engine_class: EngineClass = TransformersEngine
+    student_class: StudentClass = ZeroStudent
+
+
+def distill(job: Job, progress: Progress, *, resume: bool, parts: Parts = Parts()) -> Report:
+    """Run a job on the connected cluster.
+
+    Args:
+        job: What to do.
+        progress: Shows it to a person.
+        resume: Go on with the run that is there.
+        parts: Stand-ins for teacher and student.
+
+    Returns:
+        The report, which also lies in the run directory.
+
+    Raises:
+        RaykdError: Something is wrong with the job, or the run could not go on.
+        Interrupted: A person stopped it; a checkpoint was saved.
+    """
+    run = claim(job, resume)
+    started = now()
+    try:
+        with progress.stage("check"):
+            preflight.require_resources(job)
+            preflight.require_storage(job)
+        with progress.stage("models"):
+            models = cluster.run_remote(stages.find_models, job, run)
+            initial = cluster.run_remote(stages.make_student, job, run, models)
+        teacher = start_teacher(job, models, parts)
+        try:
+            data, targets = _prepare(job, run, models, teacher, progress)
+            if not job.needs_teacher_for_training:
+                teacher.stop()
+            _train(job, run, models, initial, targets, teacher, progress, parts)
+        finally:
+            teacher.stop()
+        report = _conclude(
+            job, run, models, initial, teacher.facts, data, targets, progress, started
+        )
+    except RaykdError:
+        raise
+    except Exception as error:
+        log = run.logs / "error.txt"
+        log.write_text("".join(traceback.format_exception(error)))
+        raise RunError(f"{type(error).__name__}: {error} (traceback in {log})") from error
+    return report
+
+
+class Teacher:
+    """The teacher of a run: its service while it lives, and what it said of itself."""
+
+    client: TeacherClient
+    facts: ModelFacts
+
+    def __init__(self, service: TeacherService) -> None:
+        self._service: TeacherService | None = service
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it can be asked."""
+        return self._service is not None
+
+    def wait(self, job: Job, models: stages.Models) -> None:
+        """Block until it answers."""
+        assert self._service is not None
+        self.client = self._service.wait()
+        described = self.client.describe()
+        self.facts = ModelFacts(
+            name=models.teacher.path,
+            parameters=described["parameters"],
+            bytes=described["bytes"],
+            dtype=job.teacher.dtype,
+        )
+
+    def stop(self) -> None:
+        """Free its resources; a second call does nothing."""
+        if self._service is not None:
+            self._service.stop()
+            self._service = None
+
+
+def start_teacher(job: Job, models: stages.Models, parts: Parts) -> Teacher:
+    """Begin to start the service; `Teacher.wait` says when it answers."""
+    config = job.teacher
+    engine = EngineSpec(
+        source=models.teacher,
+        dtype=config.dtype,
+        use_gpu=config.device == "gpu",
+        threads=config.threads,
+        micro_batch_tokens=config.micro_batch_tokens,
+        head_chunk_tokens=config.head_chunk_tokens,
+    )
+    replica = ReplicaSpec(
+        parts.engine_class, engine, config.tensor_parallel, config.cpus_per_shard
+    )
+    service = TeacherService(job.name, config, replica, config.replicas)
+    service.start()
+    return Teacher(service)
+
+
+def _prepare(
+    job: Job,
+    run: RunDirectory,
+    models: stages.Models,
+    teacher: Teacher,
+    progress: Progress,
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Rows, and the teacher's word on the held-out ones; rows are made while it starts."""
+    with progress.stage("prepare"):
+        data = cluster.run_remote(stages.prepare_rows, job, run, models, cpus=0)
+    for name, one in data.items():
+        progress.note(f"{name}: {one['sentence']}")
+    with progress.stage("teacher"):
+        teacher.wait(job, models)
+    targets = {name: run.targets(name) for name in data if name != "train"}
+    spec = ScoreSpec(job.evaluation.top_k, (1.0,), models.vocab_size)
+    with progress.stage("held-out"):
+        for name, file in targets.items():
+            cluster.run_remote(
+                stages.score_set, teacher.client, run.data / name, spec, file, cpus=0
+            )
+    return data, targets
+
+
+def _train(
+    job: Job,
+    run: RunDirectory,
+    models: stages.Models,
+    initial: ModelSource,
+    targets: dict[str, Path],
+    teacher: Teacher,
+    progress: Progress,
+    parts: Parts,
+) -> None:
+    """Stream rows through the teacher into the student group until the last step."""
+    rows = open_rows(run.data / "train")
+    steps = plan.num_steps(job, rows.num_rows)
+    order = RowOrder(
+        num_rows=rows.num_rows,
+        epochs=job.train.epochs,
+        seed=job.seed,
+        shuffle=job.data.shuffle,
+        lengths=rows.lengths if job.data.packing == "pad" else None,
+        global_batch=job.train.global_batch,
+    )
+    layout_from = partial(_layout, job, steps)
+    every = job.evaluation.every_steps
+    student = StudentRun(
+        job=job,
+        source=initial,
+        vocab_size=models.vocab_size,
+        num_steps=steps,
+        rows_an_epoch=rows.num_rows,
+        heldout_top_k=job.evaluation.top_k,
+        directory=str(run.root),
+        heldout_file=str(targets["heldout"]) if every else None,
+        layout_from=layout_from,
+        student_class=parts.student_class,
+    )
+    score = partial(_score, teacher.client, _train_spec(job, models))
+    stream = partial(
+        _stream, job, student, run.data / "train", order, score if teacher.is_running else None
+    )
+    done = student.first_step()
+    if done >= steps:
+        progress.note(f"all {steps} steps were done before")
+        return
+    if done:
+        progress.note(f"going on after step {done}, row {done * job.train.global_batch}")
+    with progress.stage("train", total=steps):
+        done = _watch(run, progress, partial(train, student, stream, _deal(job)), done)
+    if done < steps:
+        raise Interrupted(
+            f"stopped after step {done} of {steps}; checkpoint saved. Go on with --resume"
+        )
+
+
+def _layout(job: Job, steps: int, first_step: int) -> BlockLayout:
+    return BlockLayout(
+        first_step=first_step,
+        last_step=steps,
+        global_batch=job.train.global_batch,
+        num_ranks=job.student.num_workers,
+        steps_per_block=job.stream.steps_per_block,
+    )
+
+
+def _train_spec(job: Job, models: stages.Models) -> ScoreSpec:
+    return ScoreSpec(job.soft_targets.top_k, job.temperatures, models.vocab_size)
+
+
+async def _score(client: TeacherClient, spec: ScoreSpec, rows: pa.Table) -> pa.Table:
+    return await client.score(rows, spec)
+
+
+def _stream(
+    job: Job, student: StudentRun, rows: Path, order: RowOrder, score: Callable[..., Any] | None
+) -> Any:
+    """The dataset from the newest checkpoint on; called at every start of the student group."""
+    layout = student.layout_from(student.first_step())
+    source = StreamSource(str(rows), order, layout, score)
+    return build_stream(source, job.stream, plan.requests_in_flight(job))
+
+
+def _deal(job: Job) -> DealInOrder:
+    return DealInOrder(job.stream.object_store_bytes)
+
+
+def _watch(
+    run: RunDirectory, progress: Progress, work: Callable[[], int], first_step: int
+) -> int:
+    """Run the training in a thread and show its steps; Ctrl-C asks the ranks to save and end."""
+    outcome: list[int] = []
+    failure: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            outcome.append(work())
+        except BaseException as error:
+            failure.append(error)
+
+    tail = MetricsTail(run.metrics)
+    with _interrupts_as_stop(run, progress):
+        thread = threading.Thread(target=body, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(timeout=POLL_S)
+            progress.update([m for m in tail.poll() if m.step > first_step])
+    if failure:
+        raise failure[0]
+    return outcome[0]
+
+
+@contextmanager
+def _interrupts_as_stop(run: RunDirectory, progress: Progress) -> Iterator[None]:
+    """SIGINT and SIGTERM leave a stop file for rank 0; a second one ends at once."""
+
+    def ask(number: int, _: Any) -> None:
+        if run.stop_file.exists():
+            raise Interrupted("stopped at once; go on from the last checkpoint with --resume")
+        run.stop_file.touch()
+        progress.note("stopping after this step, with a checkpoint; once more ends at once")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _conclude(
+    job: Job,
+    run: RunDirectory,
+    models: stages.Models,
+    initial: ModelSource,
+    teacher: ModelFacts,
+    data: dict[str, Any],
+    targets: dict[str, Path],
+    progress: Progress,
+    started: str,
+) -> Report:
+    """Export, measure, report."""
+    cpus = job.student.cpus_per_worker
+    gpus = 1.0 if job.student.device == "gpu" else 0.0
+    with progress.stage("export"):
+        cluster.run_remote(
+            stages.export_student, job, run, models, initial, run.student, cpus=cpus
+        )
+    with progress.stage("evaluate"):
+        measured = cluster.run_remote(
+            stages.measure, job, models, initial, run.student, targets, cpus=cpus, gpus=gpus
+        )
+    report = run_report(job, run, teacher, data, measured, progress.stages, started, now())
+    write_report(run.root, report)
+    write_figures(run.student, report)
+    return report
+
+
+def now() -> str:
+    """The time, for reports."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,116 @@
+"""What can be done with a run afterwards: export it again, measure it on other text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raykd.config.corpus import CorpusConfig
+from raykd.config.job import Job
+from raykd.errors import StorageError
+from raykd.evaluation.report import write_report
+from raykd.evaluation.report_data import Report
+from raykd.models.load import ModelSource
+from raykd.pipeline import cluster, preflight, stages
+from raykd.pipeline.distill import Parts, now, start_teacher
+from raykd.pipeline.outcome import evaluation_report
+from raykd.pipeline.run_dir import RunDirectory, load_run_job
+from raykd.teacher.engine import ScoreSpec
+from raykd.telemetry.progress import Progress
+
+
+def export_run(root: Path, output: Path | None) -> tuple[Path, int]:
+    """Export the newest checkpoint of a run.
+
+    Args:
+        root: The run directory.
+        output: Where to; None is `student` in it.
+
+    Returns:
+        The directory, and the steps the checkpoint has done.
+
+    Raises:
+        StorageError: No run, no checkpoint, or `output` holds something else.
+    """
+    job, run = _open(root)
+    directory = (output or run.student).expanduser().resolve()
+    if directory.is_dir() and any(directory.iterdir()) and directory != run.student:
+        raise StorageError(f"{directory} is not empty; choose another --output")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    models = cluster.run_remote(stages.find_models, job, run)
+    initial = _initial(run, models)
+    steps = cluster.run_remote(stages.export_student, job, run, models, initial, directory)
+    return directory, steps
+
+
+def evaluate_run(root: Path, data: Path, name: str, progress: Progress) -> tuple[Path, Report]:
+    """Measure teacher, untrained student and student on other text.
+
+    Args:
+        root: The run directory, with an exported student.
+        data: A file or directory; its columns are named as in the job's corpus.
+        name: Of the measurement.
+        progress: Shows it to a person.
+
+    Returns:
+        The measurement's directory and its report.
+
+    Raises:
+        StorageError: No run, or no exported student.
+        CorpusError: The text cannot be read.
+    """
+    started = now()
+    job, run = _open(root)
+    if not (run.student / "config.json").is_file():
+        raise StorageError(f"{run.student}: no exported student; `raykd export {root}` makes one")
+    corpus = CorpusConfig(
+        source=str(data),
+        columns=job.data.corpus.columns,
+        text_unit=job.data.corpus.text_unit,
+        on_bad_record=job.data.corpus.on_bad_record,
+    )
+    directory = run.root / "evaluations" / name
+    preflight.require_resources(job)
+    with progress.stage("prepare"):
+        models = cluster.run_remote(stages.find_models, job, run)
+        stats = cluster.run_remote(
+            stages.prepare_other, job, models, corpus, directory / "rows"
+        )
+    progress.note(f"{name}: {stats['sentence']}")
+    with progress.stage("teacher"):
+        teacher = start_teacher(job, models, Parts())
+        teacher.wait(job, models)
+    try:
+        with progress.stage("score"):
+            spec = ScoreSpec(job.evaluation.top_k, (1.0,), models.vocab_size)
+            target = directory / "scored.arrow"
+            target.unlink(missing_ok=True)
+            cluster.run_remote(
+                stages.score_set, teacher.client, directory / "rows", spec, target, cpus=0
+            )
+    finally:
+        teacher.stop()
+    with progress.stage("evaluate"):
+        measured = cluster.run_remote(
+            stages.measure,
+            job,
+            models,
+            _initial(run, models),
+            run.student,
+            {name: target},
+            cpus=job.student.cpus_per_worker,
+            gpus=1.0 if job.student.device == "gpu" else 0.0,
+        )
+    report = evaluation_report(
+        job, teacher.facts, {name: stats}, measured, progress.stages, started, now()
+    )
+    write_report(directory, report)
+    return directory, report
+
+
+def _open(root: Path) -> tuple[Job, RunDirectory]:
+    root = root.expanduser().resolve()
+    return load_run_job(root), RunDirectory(root)
+
+
+def _initial(run: RunDirectory, models: stages.Models) -> ModelSource:
+    return models.pretrained or ModelSource(str(run.initial_student))

@@ -1,0 +1,116 @@
+"""From what a run measured to its report and the figures on the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raykd import __version__
+from raykd.config.job import Job
+from raykd.config.load import dump_job
+from raykd.evaluation.report_data import (
+    TEACHER,
+    ModelFacts,
+    Report,
+    heldout_curve,
+    training_curve,
+    training_totals,
+)
+from raykd.pipeline import cluster
+from raykd.pipeline.run_dir import RunDirectory
+from raykd.pipeline.stages import Measured
+from raykd.student.export import MEASURED
+from raykd.telemetry.metrics import read_metrics
+from raykd.telemetry.progress import StageTime
+
+
+def run_report(
+    job: Job,
+    run: RunDirectory,
+    teacher: ModelFacts,
+    data: dict[str, Any],
+    measured: Measured,
+    stages: Sequence[StageTime],
+    started: str,
+    finished: str,
+) -> Report:
+    """Put together everything that a run leaves."""
+    metrics = read_metrics(run.metrics)
+    replicas = job.teacher.replicas if job.needs_teacher_for_training else 0
+    told = evaluation_report(job, teacher, data, measured, stages, started, finished)
+    return told.model_copy(
+        update={
+            "training": training_totals(metrics, replicas),
+            "curve": training_curve(metrics, replicas),
+            "heldout_curve": heldout_curve(metrics),
+            "notes": _notes(run),
+        }
+    )
+
+
+def evaluation_report(
+    job: Job,
+    teacher: ModelFacts,
+    data: dict[str, Any],
+    measured: Measured,
+    stages: Sequence[StageTime],
+    started: str,
+    finished: str,
+) -> Report:
+    """What the models scored, without a training."""
+    return Report(
+        raykd_version=__version__,
+        name=job.name,
+        job=yaml.safe_load(dump_job(job)),
+        started=started,
+        finished=finished,
+        hardware=_hardware(job),
+        data=data,
+        models={TEACHER: teacher, **measured.models},
+        evaluation=measured.sets,
+        stages=list(stages),
+    )
+
+
+def _hardware(job: Job) -> dict[str, Any]:
+    have = cluster.totals()
+    return {
+        "nodes": len(cluster.nodes()),
+        "cpus": have.get("CPU", 0),
+        "gpus": have.get("GPU", 0),
+        "teacher": f"{job.teacher.replicas} x {job.teacher.tensor_parallel} {job.teacher.device}",
+        "student": f"{job.student.num_workers} x {job.student.device}, ZeRO {job.student.zero_stage}",
+    }
+
+
+def _notes(run: RunDirectory) -> list[str]:
+    file = run.logs / "notes.txt"
+    return file.read_text().splitlines() if file.is_file() else []
+
+
+def write_figures(student: Path, report: Report) -> None:
+    """Put the measured figures on the export's model card."""
+    card = student / "README.md"
+    card.write_text(card.read_text().replace(MEASURED, figures(report)))
+
+
+def figures(report: Report) -> str:
+    """The evaluation as a Markdown table."""
+    lines = [
+        "| held-out set | model | perplexity | KL to teacher | top-1 agreement |",
+        "|---|---|---|---|---|",
+    ]
+    for name, scores in report.evaluation.items():
+        for role, one in scores.models.items():
+            kl = "" if one.kl_to_teacher is None else f"{one.kl_to_teacher:.4f}"
+            top1 = "" if one.top1_agreement is None else f"{one.top1_agreement:.1%}"
+            lines.append(f"| {name} | {role} | {one.perplexity:,.2f} | {kl} | {top1} |")
+    lines.append("")
+    lines.append(
+        "KL in nats a token, over the teacher's top "
+        f"{report.job['evaluation']['top_k']} ids and one bucket for all others."
+    )
+    return "\n".join(lines)

@@ -1,0 +1,184 @@
+"""The run directory: what lies where, and whose it is."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raykd.config.job import Job
+from raykd.config.load import dump_job, parse_job
+from raykd.errors import StorageError
+
+MAY_CHANGE = (
+    "storage_path",
+    "checkpoint",
+    "stream",
+    "tracking",
+    "teacher.device",
+    "teacher.tensor_parallel",
+    "teacher.replicas",
+    "teacher.cpus_per_shard",
+    "teacher.threads_per_shard",
+    "teacher.micro_batch_tokens",
+    "teacher.head_chunk_tokens",
+    "teacher.labels",
+    "teacher.start_timeout_s",
+    "teacher.request_timeout_s",
+    "teacher.max_retries",
+    "student.cpus_per_worker",
+    "student.threads_per_worker",
+    "student.labels",
+    "student.start_timeout_s",
+    "student.activation_checkpointing",
+    "train.micro_batch",
+)
+"""What a resumed run may have changed: where and how fast it runs, not what it computes."""
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """`storage_path/name` and the places in it."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, job: Job) -> RunDirectory:
+        """The directory of a job's run."""
+        return cls(Path(job.storage_path).expanduser().resolve() / job.name)
+
+    @property
+    def job_file(self) -> Path:
+        """The resolved job."""
+        return self.root / "job.yaml"
+
+    @property
+    def data(self) -> Path:
+        """Prepared rows and held-out targets."""
+        return self.root / "data"
+
+    @property
+    def initial_student(self) -> Path:
+        """The student before training, where raykd made it."""
+        return self.root / "untrained"
+
+    @property
+    def student(self) -> Path:
+        """The export."""
+        return self.root / "student"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints."""
+        return self.root / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """A line a step."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """Side files, errors, trackers' files."""
+        return self.root / "logs"
+
+    @property
+    def stop_file(self) -> Path:
+        """Its existence asks the ranks to save and end."""
+        return self.logs / "stop"
+
+    @property
+    def model_cache(self) -> Path:
+        """Converted weights, shared by the runs of one storage path."""
+        return self.root.parent / ".models"
+
+    def targets(self, name: str) -> Path:
+        """Held-out rows of a set with their soft targets."""
+        return self.data / f"{name}.scored.arrow"
+
+
+def claim(job: Job, resume: bool) -> RunDirectory:
+    """Make the run directory, or check that the one that is there may go on.
+
+    Raises:
+        StorageError: It cannot be written, or holds another run, or `resume` finds none.
+    """
+    run = RunDirectory.of(job)
+    if run.job_file.is_file():
+        if not resume:
+            raise StorageError(
+                f"{run.root} holds a run already: --resume goes on with it, "
+                "--set name=OTHER starts one beside it"
+            )
+        _check_same(load_run_job(run.root), job, run)
+    elif resume:
+        raise StorageError(f"{run.root}: there is no run to resume; leave --resume out")
+    elif run.root.is_dir() and any(run.root.iterdir()):
+        raise StorageError(
+            f"{run.root} is not empty and is not a run of raykd; choose another name or "
+            "storage_path"
+        )
+    _write_probe(run.root)
+    run.logs.mkdir(parents=True, exist_ok=True)
+    run.model_cache.mkdir(parents=True, exist_ok=True)
+    run.stop_file.unlink(missing_ok=True)
+    run.job_file.write_text(dump_job(job))
+    return run
+
+
+def load_run_job(root: Path) -> Job:
+    """The job that a run directory was made from.
+
+    Raises:
+        StorageError: It is not a run directory.
+    """
+    file = root / "job.yaml"
+    if not file.is_file():
+        raise StorageError(f"{root}: not a run directory (it has no job.yaml)")
+    tree = yaml.safe_load(file.read_text())
+    return parse_job(tree, {}, str(file))
+
+
+def _write_probe(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / f".probe-{uuid.uuid4().hex}"
+        probe.write_text("raykd")
+        probe.unlink()
+    except OSError as error:
+        raise StorageError(
+            f"storage_path: {root} cannot be written ({error.strerror}); choose another with "
+            "--set storage_path=PATH"
+        ) from None
+
+
+def _check_same(before: Job, now: Job, run: RunDirectory) -> None:
+    differing = [
+        f"  {path}: was {old!r}, now {new!r}"
+        for path, old, new in _differences(
+            before.model_dump(mode="json"), now.model_dump(mode="json"), ""
+        )
+        if not path.startswith(MAY_CHANGE)
+    ]
+    if differing:
+        raise StorageError(
+            f"{run.root} was started from another job:\n"
+            + "\n".join(differing)
+            + "\nSet these back to go on with it, or choose another name. What may change on "
+            f"resume: {', '.join(MAY_CHANGE)}"
+        )
+
+
+def _differences(old: Any, new: Any, path: str) -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            found
+            for key in {**old, **new}
+            for found in _differences(
+                old.get(key), new.get(key), f"{path}.{key}" if path else str(key)
+            )
+        ]
+    return [] if old == new else [(path, old, new)]

@@ -1,0 +1,269 @@
+"""What runs as one task on the cluster: models found, rows prepared and scored, student measured.
+
+The driver only starts these and waits, so that its own memory stays flat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from raykd import schema
+from raykd.config.corpus import CorpusConfig
+from raykd.config.job import Job
+from raykd.config.student import FromPretrained
+from raykd.data.corpus import read_documents
+from raykd.data.documents import BadRecords
+from raykd.data.pack import PackingStats
+from raykd.data.prepare import open_rows, prepare, prepare_set
+from raykd.errors import CorpusError, ModelError
+from raykd.evaluation import compare
+from raykd.evaluation.report_data import STUDENT, UNTRAINED, ModelFacts, ModelScores, SetScores
+from raykd.models.load import ModelSource, load_config, load_tokenizer, locate
+from raykd.models.vocab import check_same_tokens, shared_vocab_size
+from raykd.pipeline.run_dir import RunDirectory
+from raykd.student.checkpoint import latest
+from raykd.teacher.engine import ScoreSpec
+from raykd.teacher.service import TeacherClient
+
+ROWS_A_REQUEST = 4
+"""Held-out rows in one request to the teacher."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a job, found and compared."""
+
+    teacher: ModelSource
+    pretrained: ModelSource | None
+    """The student's first weights where they exist already; else raykd makes them."""
+    num_tokens: int
+    vocab_size: int
+    """Width of the logits that both sides share."""
+    teacher_vocab_size: int
+    student_vocab_size: int
+    pad_id: int
+
+
+def find_models(job: Job, run: RunDirectory) -> Models:
+    """Locate teacher and student, compare their tokens and shapes with what the job asks.
+
+    Raises:
+        ModelError: Something is missing or does not fit; names the field.
+    """
+    from raykd.models.init import student_config
+
+    teacher = locate(job.teacher, "teacher", run.model_cache)
+    tokenizer = load_tokenizer(teacher, "teacher.model")
+    teacher_config = load_config(teacher, "teacher.model")
+    init, pretrained = job.student.init, None
+    if isinstance(init, FromPretrained):
+        pretrained = locate(init, "student.init", run.model_cache)
+        check_same_tokens(tokenizer, load_tokenizer(pretrained, "student.init.model"))
+        config = load_config(pretrained, "student.init.model")
+    else:
+        config = student_config(init, teacher_config)
+    vocab_size = shared_vocab_size(tokenizer, teacher_config, config)
+    _check_lengths(job, teacher_config, config)
+    _check_shards(job, teacher_config)
+    _check_top_k(job, vocab_size)
+    pad = tokenizer.pad_token_id
+    return Models(
+        teacher=teacher,
+        pretrained=pretrained,
+        num_tokens=len(tokenizer.get_vocab()),
+        vocab_size=vocab_size,
+        teacher_vocab_size=int(teacher_config.get_text_config().vocab_size),
+        student_vocab_size=int(config.get_text_config().vocab_size),
+        pad_id=int(pad if pad is not None else tokenizer.eos_token_id or 0),
+    )
+
+
+def _check_lengths(job: Job, teacher: Any, student: Any) -> None:
+    wanted = job.data.sequence_length_tokens
+    for side, config in (("teacher", teacher), ("student", student)):
+        context = getattr(config.get_text_config(), "max_position_embeddings", None)
+        if context is not None and wanted > context:
+            raise ModelError(
+                f"data.sequence_length_tokens: {wanted} is longer than the {side}'s context of "
+                f"{context} tokens; lower it to at most that"
+            )
+
+
+def _check_shards(job: Job, teacher: Any) -> None:
+    shards = job.teacher.tensor_parallel
+    config = teacher.get_text_config()
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        heads = getattr(config, name, None)
+        if heads is not None and heads % shards:
+            raise ModelError(
+                f"teacher.tensor_parallel: {shards} shards do not divide the teacher's {heads} "
+                f"{name}; choose a divisor of {heads}"
+            )
+
+
+def _check_top_k(job: Job, vocab_size: int) -> None:
+    for field, k in (
+        ("soft_targets.top_k", job.soft_targets.top_k),
+        ("evaluation.top_k", job.evaluation.top_k),
+    ):
+        if k > vocab_size:
+            raise ModelError(f"{field}: {k} is more than the {vocab_size} tokens there are")
+
+
+def first_document(corpus: CorpusConfig) -> str:
+    """Where the first readable document is.
+
+    Raises:
+        CorpusError: There is none.
+    """
+    for document in read_documents(corpus, BadRecords.of(corpus, "data.corpus", None)):
+        return document.place
+    raise CorpusError("no document")
+
+
+def count_parameters(job: Job, run: RunDirectory) -> dict[str, int]:
+    """Parameters of teacher and student, from their configurations; no weights are read."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from raykd.models.init import student_config
+
+    teacher = load_config(locate(job.teacher, "teacher", run.model_cache), "teacher.model")
+    init = job.student.init
+    if isinstance(init, FromPretrained):
+        student = load_config(locate(init, "student.init", run.model_cache), "student.init.model")
+    else:
+        student = student_config(init, teacher)
+    with torch.device("meta"):
+        return {
+            side: sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+            for side, config in (("teacher", teacher), ("student", student))
+        }
+
+
+def make_student(job: Job, run: RunDirectory, models: Models) -> ModelSource:
+    """The student's first weights as a directory, made if need be."""
+    from raykd.models.init import write_student
+
+    if models.pretrained is not None:
+        return models.pretrained
+    assert not isinstance(job.student.init, FromPretrained)
+    return write_student(job.student.init, models.teacher, job.seed, run.initial_student)
+
+
+def prepare_rows(job: Job, run: RunDirectory, models: Models) -> dict[str, Any]:
+    """Read, tokenize and pack every corpus; returns statistics by set."""
+    tokenizer = load_tokenizer(models.teacher, "teacher.model")
+    stats = prepare(job, tokenizer, run.data, run.logs)
+    return {name: _told(one) for name, one in stats.items()}
+
+
+def _told(stats: PackingStats) -> dict[str, Any]:
+    return {**stats.as_dict(), "sentence": stats.sentence()}
+
+
+def prepare_other(
+    job: Job, models: Models, corpus: CorpusConfig, directory: Path
+) -> dict[str, Any]:
+    """Rows of another corpus, packed as the job's; returns its statistics."""
+    tokenizer = load_tokenizer(models.teacher, "teacher.model")
+    return _told(prepare_set(corpus, job.data, tokenizer, directory, job.evaluation.max_rows))
+
+
+def score_set(client: TeacherClient, rows: Path, spec: ScoreSpec, target: Path) -> int:
+    """Have the teacher score a held-out set and keep it beside the rows.
+
+    Returns:
+        Rows scored; 0 where they had been scored before.
+    """
+    if target.is_file():
+        return 0
+    prepared = open_rows(rows)
+    table = prepared.take(_all_rows(prepared.num_rows))
+    scored = asyncio.run(_score_all(client, table, spec))
+    aside = target.with_suffix(".aside")
+    with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, scored.schema) as writer:
+        writer.write_table(scored)
+    aside.rename(target)
+    return table.num_rows
+
+
+def _all_rows(num_rows: int) -> Any:
+    import numpy as np
+
+    return np.arange(num_rows, dtype=np.int64)
+
+
+async def _score_all(client: TeacherClient, table: pa.Table, spec: ScoreSpec) -> pa.Table:
+    gate = asyncio.Semaphore(8)
+
+    async def one(part: pa.Table) -> pa.Table:
+        async with gate:
+            return await client.score(part, spec)
+
+    parts = [table.slice(at, ROWS_A_REQUEST) for at in range(0, table.num_rows, ROWS_A_REQUEST)]
+    targets = pa.concat_tables(await asyncio.gather(*(one(part) for part in parts)))
+    names = [*schema.PREPARED.names, *targets.column_names]
+    return pa.table([*table.columns, *targets.columns], names=names)
+
+
+def export_student(
+    job: Job, run: RunDirectory, models: Models, initial: ModelSource, directory: Path
+) -> int:
+    """Write the newest checkpoint as a Hugging Face directory; returns the steps it has done."""
+    from raykd.student.export import export
+
+    found = latest(run.checkpoints)
+    if found is None:
+        raise ModelError(f"{run.checkpoints}: there is no checkpoint to export")
+    export(job, initial, models.teacher, found, directory)
+    return found.mark.step
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Every model on every set."""
+
+    models: dict[str, ModelFacts]
+    sets: dict[str, SetScores]
+
+
+def measure(
+    job: Job,
+    models: Models,
+    initial: ModelSource,
+    student: Path,
+    sets: dict[str, Path],
+) -> Measured:
+    """Measure the untrained student and the student on held-out rows with targets.
+
+    Args:
+        job: The run's.
+        models: The run's.
+        initial: The student before training.
+        student: The export.
+        sets: Name of each set to its scored rows.
+    """
+    import torch
+
+    torch.set_num_threads(job.student.threads)
+    rows = {name: compare.read_scored(file) for name, file in sets.items()}
+    top_k = job.evaluation.top_k
+    facts: dict[str, ModelFacts] = {}
+    scores: dict[str, dict[str, ModelScores]] = {}
+    for role, source in ((UNTRAINED, initial), (STUDENT, ModelSource(str(student)))):
+        facts[role], scores[role] = compare.measure_model(
+            role, source, rows, top_k, models.vocab_size, job.student.dtype, job.student.device
+        )
+    return Measured(
+        facts,
+        {
+            name: compare.set_scores(table, top_k, {role: scores[role][name] for role in scores})
+            for name, table in rows.items()
+        },
+    )

@@ -1,0 +1,299 @@
+"""The student: DeepSpeed ZeRO around the distillation module, one object a rank."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+
+from raykd.config.job import Job
+from raykd.errors import DivergenceError, ModelError
+from raykd.losses.buckets import BucketTargets
+from raykd.losses.heldout import HeldoutSums, heldout_sums
+from raykd.losses.mix import LossParts
+from raykd.models.batch import collate
+from raykd.models.load import ModelSource, load_model
+from raykd.soft_targets.codec import columns_to_targets
+from raykd.soft_targets.top_k import TopKTargets
+from raykd.student.module import DistillationModule, decode_targets
+from raykd.student.zero import accumulation_steps, deepspeed_config, learning_rate
+
+CHECKPOINT_TAG = "zero"
+
+
+class Wish(IntEnum):
+    """What rank 0 may ask of all ranks; the strongest wins."""
+
+    GO_ON = 0
+    SAVE = 1
+    SAVE_AND_END = 2
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did, over all ranks."""
+
+    tokens: int
+    tokens_seen: int
+    loss: float
+    divergence: float | None
+    cross_entropy: float
+    lr: float
+    grad_norm: float
+    wait_s: float
+    teacher_s: float
+    wish: Wish
+    """What rank 0 wants done after the step."""
+
+
+class Student(Protocol):
+    """What the loop asks of a student; every rank calls every method together."""
+
+    def train_step(self, rows: pa.Table, step: int, wait_s: float, wish: Wish) -> StepResult:
+        """Learn from this rank's rows of one step."""
+        ...
+
+    def heldout(self, rows: pa.Table | None) -> HeldoutSums:
+        """Measure this rank's held-out rows; sums over all ranks."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Write weights and optimizer."""
+        ...
+
+    def load(self, directory: Path) -> None:
+        """Go on from what `save` wrote."""
+        ...
+
+
+class ZeroStudent:
+    """A DeepSpeed engine and what a step of distillation is."""
+
+    def __init__(
+        self, job: Job, source: ModelSource, vocab_size: int, num_steps: int, heldout_top_k: int
+    ) -> None:
+        import deepspeed
+
+        self._job = job
+        self._vocab_size = vocab_size
+        self._num_steps = num_steps
+        self._heldout_top_k = heldout_top_k
+        self._device = torch.device("cuda", torch.cuda.current_device()) if (
+            job.student.device == "gpu"
+        ) else torch.device("cpu")
+        torch.manual_seed(job.seed)
+        config = deepspeed_config(job)
+        # Alive before and while the weights load: under ZeRO 3 they are sharded as they come in.
+        self._zero3 = _zero3_loading(config)
+        module = DistillationModule(build_causal_lm(job, source), job, vocab_size)
+        self._engine, *_ = deepspeed.initialize(
+            model=module, optimizer=_optimizer(module, job), config=config
+        )
+
+    def train_step(self, rows: pa.Table, step: int, wait_s: float, wish: Wish) -> StepResult:
+        """Forward, backward and one optimizer step over this rank's rows.
+
+        The mean is over the kept tokens of the whole step, all ranks and micro-batches.
+        """
+        micro = [
+            (collate(part).to(self._device), self._targets(part))
+            for part in _slices(rows, self._job.train.micro_batch)
+        ]
+        tokens, seen, teacher_s, wished = self._total(
+            sum(len(batch.keep_M) for batch, _ in micro),
+            sum(batch.input_ids_BT.numel() for batch, _ in micro),
+            sum(rows.column("teacher_s").to_pylist()) if "teacher_s" in rows.column_names else 0,
+            float(wish),
+        )
+        lr = self._set_learning_rate(step)
+        # DeepSpeed divides by the accumulation steps and averages over ranks: undo both.
+        scale = dist.get_world_size() * accumulation_steps(self._job) / max(1.0, tokens)
+        sums = torch.zeros(3, dtype=torch.float64)
+        self._engine.train()
+        for i, (batch, targets) in enumerate(micro):
+            parts = self._engine(batch, targets)
+            self._engine.backward(parts.total * scale)
+            sums += _numbers(parts)
+            if i + 1 == len(micro):
+                total, divergence, cross_entropy = self._total(*sums.tolist())
+                _require_finite("loss", total, step)
+            self._engine.step()
+        grad_norm = self._grad_norm(step)
+        mean = 1.0 / max(1.0, tokens)
+        return StepResult(
+            tokens=int(tokens),
+            tokens_seen=int(seen),
+            loss=total * mean,
+            divergence=divergence * mean if self._job.needs_teacher_for_training else None,
+            cross_entropy=cross_entropy * mean,
+            lr=lr,
+            grad_norm=grad_norm,
+            wait_s=self._most(wait_s),
+            teacher_s=teacher_s,
+            wish=Wish(int(wished)),
+        )
+
+    @torch.no_grad()
+    def heldout(self, rows: pa.Table | None) -> HeldoutSums:
+        """Sums over all ranks' held-out rows; every rank makes the same number of passes."""
+        self._engine.eval()
+        passes = math.ceil((rows.num_rows if rows is not None else 0) / self._job.train.micro_batch)
+        sums = HeldoutSums()
+        for i in range(int(self._most(float(passes)))):
+            part = self._heldout_part(rows, i)
+            batch = collate(part).to(self._device)
+            logits_MV = self._engine.module.logits(batch)
+            targets = columns_to_targets(part, self._heldout_top_k, 1, vocab_size=self._vocab_size)
+            if rows is not None and i < passes:
+                targets = targets.to(self._device)
+                buckets = BucketTargets(
+                    targets.ids_TK, targets.logprobs_TK, targets.log_tail_TN[:, 0]
+                )
+                sums += heldout_sums(logits_MV, batch.label_ids_M, buckets)
+        return HeldoutSums(*self._total(sums.tokens, sums.kl, sums.agreed, sums.cross_entropy))
+
+    def _heldout_part(self, rows: pa.Table | None, i: int) -> pa.Table:
+        assert rows is not None and rows.num_rows > 0, "every rank has a held-out row to pass through"
+        size = self._job.train.micro_batch
+        at = i * size if i * size < rows.num_rows else 0
+        return rows.slice(at, size)
+
+    def save(self, directory: Path) -> None:
+        """Write the ZeRO checkpoint; every rank writes its own part."""
+        self._engine.save_checkpoint(
+            str(directory),
+            tag=CHECKPOINT_TAG,
+            # Lets DeepSpeed's converter bring it to another number of ranks.
+            client_state={"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}},
+            exclude_frozen_parameters=self._job.student.lora is not None,
+        )
+
+    def load(self, directory: Path) -> None:
+        """Load what `save` wrote."""
+        loaded, _ = self._engine.load_checkpoint(
+            str(directory),
+            tag=CHECKPOINT_TAG,
+            load_module_strict=self._job.student.lora is None,
+            load_lr_scheduler_states=False,
+        )
+        if loaded is None:
+            raise ModelError(f"DeepSpeed found no checkpoint to load in {directory}")
+
+    def _targets(self, rows: pa.Table) -> TopKTargets | None:
+        targets = decode_targets(rows, self._job, self._vocab_size)
+        return None if targets is None else targets.to(self._device)
+
+    def _set_learning_rate(self, step: int) -> float:
+        lr = learning_rate(step, self._num_steps, self._job.train.optimizer)
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def _grad_norm(self, step: int) -> float:
+        norm = self._engine.get_global_grad_norm()
+        value = float(norm) if norm is not None else 0.0
+        _require_finite("gradient norm", value, step)
+        return value
+
+    def _total(self, *values: float) -> list[float]:
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def _most(self, value: float) -> float:
+        return self._reduce((value,), dist.ReduceOp.MAX)[0]
+
+    def _reduce(self, values: tuple[float, ...], operation: Any) -> list[float]:
+        tensor = torch.tensor(values, dtype=torch.float64, device=self._device)
+        dist.all_reduce(tensor, operation)
+        reduced: list[float] = tensor.tolist()
+        return reduced
+
+
+def build_causal_lm(job: Job, source: ModelSource) -> Any:
+    """The student's model with what the job puts around it."""
+    model = load_model(source, job.student.dtype, "student.init")
+    model.config.use_cache = False
+    if job.student.lora is not None:
+        model = add_lora(model, job)
+    if job.student.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    return model
+
+
+def add_lora(model: Any, job: Job) -> Any:
+    """Freeze the weights and put adapters beside them.
+
+    Returns the model itself, adapters injected in place, so that its head and body stay reachable
+    by their own names.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    lora = job.student.lora
+    assert lora is not None
+    model.requires_grad_(False)
+    # fresh adapters must not depend on what ran before
+    torch.manual_seed(job.seed)
+    targets = lora.target_modules
+    return inject_adapter_in_model(
+        LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]
+            lora_dropout=lora.dropout,
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            task_type="CAUSAL_LM",
+        ),
+        model,
+    )
+
+
+def _optimizer(module: torch.nn.Module, job: Job) -> torch.optim.Optimizer:
+    """torch's AdamW; matrices decay, vectors (norms, biases) do not."""
+    config = job.train.optimizer
+    trained = [p for p in module.parameters() if p.requires_grad]
+    matrices = [p for p in trained if _num_dimensions(p) >= 2]
+    vectors = [p for p in trained if _num_dimensions(p) < 2]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+    )
+
+
+def _num_dimensions(parameter: torch.nn.Parameter) -> int:
+    """Under ZeRO 3 a parameter is flat and keeps its shape in `ds_shape`."""
+    return len(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _zero3_loading(config: dict[str, Any]) -> Any:
+    if config["zero_optimization"]["stage"] != 3:
+        return None
+    from transformers.integrations import HfDeepSpeedConfig
+
+    return HfDeepSpeedConfig(config)
+
+
+def _numbers(parts: LossParts) -> torch.Tensor:
+    """Total, divergence (0 where there is none) and cross-entropy, float64 on the CPU."""
+    divergence = parts.divergence if parts.divergence is not None else parts.total.new_zeros(())
+    numbers = torch.stack([parts.total.detach(), divergence, parts.cross_entropy])
+    return numbers.double().cpu()
+
+
+def _slices(rows: pa.Table, size: int) -> list[pa.Table]:
+    return [rows.slice(at, size) for at in range(0, rows.num_rows, size)]
+
+
+def _require_finite(what: str, value: float, step: int) -> None:
+    if not math.isfinite(value):
+        raise DivergenceError(f"{what} is {value} at step {step + 1}")

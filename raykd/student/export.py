@@ -1,0 +1,118 @@
+"""From a checkpoint to a plain Hugging Face directory."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from raykd import __version__
+from raykd.config.job import Job
+from raykd.config.load import dump_job
+from raykd.errors import StorageError
+from raykd.models.load import ModelSource, load_model, load_tokenizer, torch_dtype
+from raykd.student.checkpoint import Checkpoint
+from raykd.student.engine import CHECKPOINT_TAG, add_lora
+
+PREFIX = "causal_lm."
+MEASURED = "<!-- measured -->"
+
+
+def export(
+    job: Job,
+    initial: ModelSource,
+    tokenizer: ModelSource,
+    checkpoint: Checkpoint,
+    directory: Path,
+) -> None:
+    """Write weights (safetensors), tokenizer, generation config and a model card.
+
+    Args:
+        job: The run's.
+        initial: The student's first weights, whose architecture it has.
+        tokenizer: Where its tokenizer is.
+        checkpoint: What to export.
+        directory: Replaced as a whole once everything is written.
+
+    Raises:
+        StorageError: The checkpoint holds other weights than the student has.
+    """
+    model: Any = load_model(initial, "fp32", "student.init")
+    if job.student.lora is not None:
+        model = add_lora(model, job)
+    _load_weights(model, checkpoint)
+    if job.student.lora is not None:
+        model = _merge_lora(model)
+    model = model.to(torch_dtype(job.student.dtype))
+    model.config.use_cache = True
+    aside = directory.with_name(directory.name + ".aside")
+    shutil.rmtree(aside, ignore_errors=True)
+    model.save_pretrained(aside)
+    load_tokenizer(tokenizer, "tokenizer").save_pretrained(aside)
+    (aside / "README.md").write_text(model_card(job, checkpoint))
+    shutil.rmtree(directory, ignore_errors=True)
+    aside.rename(directory)
+
+
+def model_card(job: Job, checkpoint: Checkpoint) -> str:
+    """Says how the model was made; `MEASURED` marks where its figures go."""
+    environment = Environment(
+        loader=PackageLoader("raykd.student"), undefined=StrictUndefined, autoescape=False
+    )
+    return environment.get_template("model_card.md.j2").render(
+        job=job,
+        mark=checkpoint.mark,
+        version=__version__,
+        job_yaml=dump_job(job),
+    )
+
+
+def _load_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
+    weights = {
+        name.removeprefix(PREFIX): tensor for name, tensor in _full_weights(checkpoint).items()
+    }
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    lost = sorted(trained & set(missing))
+    if lost or unexpected:
+        raise StorageError(
+            f"{checkpoint.directory}: does not fit the job's student; missing {lost[:3]}, "
+            f"unknown {sorted(unexpected)[:3]}"
+        )
+
+
+def _full_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """fp32 weights of the whole model, gathered from the ranks' files by DeepSpeed's own tool."""
+    if checkpoint.mark.zero_stage == 0:
+        # raykd wrote this file; it holds DeepSpeed's own objects beside the tensors.
+        state = torch.load(
+            checkpoint.directory / CHECKPOINT_TAG / "mp_rank_00_model_states.pt",
+            map_location="cpu",
+            weights_only=False,
+        )
+        module: dict[str, torch.Tensor] = state["module"]
+        return module
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    full: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(
+        str(checkpoint.directory), tag=CHECKPOINT_TAG
+    )
+    return full
+
+
+def _merge_lora(model: Any) -> Any:
+    """Fold the adapters into the weights and put the plain layers back."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
+    for name, layer in layers:
+        layer.merge()
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    for attribute in ("peft_config", "_hf_peft_config_loaded"):
+        if hasattr(model, attribute):
+            delattr(model, attribute)
+    return model

@@ -1,0 +1,273 @@
+"""The student group on Ray Train: the only file that knows Train."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from raykd import errors
+from raykd.config.job import Job
+from raykd.config.load import dump_job
+from raykd.errors import RaykdError, RunError
+from raykd.models.load import ModelSource
+from raykd.student import loop
+from raykd.student.checkpoint import latest
+from raykd.student.engine import Student, ZeroStudent
+from raykd.telemetry.metrics import MetricsWriter
+from raykd.telemetry.trackers import close_trackers, open_trackers
+
+StudentClass = Callable[[Job, ModelSource, int, int, int], Student]
+"""Built on each rank as (job, source, vocab_size, num_steps, heldout_top_k)."""
+
+
+@dataclass(frozen=True)
+class StudentRun:
+    """All that the ranks need to know; it travels to each."""
+
+    job: Job
+    source: ModelSource
+    vocab_size: int
+    num_steps: int
+    rows_an_epoch: int
+    heldout_top_k: int
+    directory: str
+    """The run directory, seen by every node."""
+    heldout_file: str | None
+    layout_from: Callable[[int], Any]
+    """First step to the block layout from there on."""
+    student_class: StudentClass = ZeroStudent
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are."""
+        return Path(self.directory) / "checkpoints"
+
+    @property
+    def stop_file(self) -> Path:
+        """Asks the ranks to save and end."""
+        return Path(self.directory) / "logs" / "stop"
+
+    @property
+    def failure_file(self) -> Path:
+        """What a rank that failed said."""
+        return Path(self.directory) / "logs" / "failure.json"
+
+    def first_step(self) -> int:
+        """Steps that the newest checkpoint has done."""
+        found = latest(self.checkpoints)
+        return found.mark.step if found else 0
+
+
+def train(run: StudentRun, stream: Callable[[], Any], data_config: ray.train.DataConfig) -> int:
+    """Run the student group to the end of the job, or to a stop.
+
+    Args:
+        run: What the ranks need.
+        stream: Makes the dataset from the newest checkpoint's row on; called at every (re)start of
+            the group.
+        data_config: Deals the dataset to the ranks.
+
+    Returns:
+        Steps done.
+
+    Raises:
+        RaykdError: What a rank raised, by its own name.
+        RunError: The group failed in another way.
+    """
+    student = run.job.student
+    run.failure_file.unlink(missing_ok=True)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(student.start_timeout_s)
+    on_gpu = student.device == "gpu"
+    trainer = TorchTrainer(
+        _rank_main,
+        train_loop_config={"run": run},
+        torch_config=TorchConfig(
+            backend="nccl" if on_gpu else "gloo", timeout_s=_group_timeout_s(run.job)
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=student.num_workers,
+            use_gpu=on_gpu,
+            resources_per_worker={"CPU": student.cpus_per_worker, **({"GPU": 1} if on_gpu else {})},
+            label_selector=student.labels or None,
+        ),
+        run_config=RunConfig(
+            # Train's own bookkeeping; every start is a new one, checkpoints are raykd's.
+            name=f"{int(time.time() * 1000)}",
+            storage_path=str(Path(run.directory).resolve() / "logs" / "ray_train"),
+            failure_config=FailureConfig(
+                max_failures=run.job.checkpoint.max_failures, controller_failure_limit=0
+            ),
+        ),
+        datasets={"train": stream},
+        dataset_config=data_config,
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        raise _what_a_rank_said(run.failure_file, error) from error
+    return run.first_step()
+
+
+def _group_timeout_s(job: Job) -> int:
+    """Longer than a request to the teacher can take with all its retries."""
+    teacher = job.teacher
+    return int(600 + 1.5 * (teacher.max_retries + 1) * (teacher.request_timeout_s + 30))
+
+
+def _rank_main(config: dict[str, Any]) -> None:
+    run: StudentRun = config["run"]
+    try:
+        _run_rank(run)
+    except Exception as error:
+        _keep_failure(run.failure_file, error)
+        raise
+
+
+def _run_rank(run: StudentRun) -> None:
+    context = ray.train.get_context()
+    rank, num_ranks = context.get_world_rank(), context.get_world_size()
+    _set_up_process(run.job)
+    found = latest(run.checkpoints)
+    first_step = found.mark.step if found else 0
+    student = run.student_class(
+        run.job, run.source, run.vocab_size, run.num_steps, run.heldout_top_k
+    )
+    if found:
+        student.load(found.directory)
+    layout = run.layout_from(first_step)
+    records = _records(run, first_step) if rank == 0 else None
+    try:
+        loop.run(
+            run.job,
+            loop.Rank(rank, num_ranks, _barrier),
+            student,
+            _rows(run.job, num_ranks),
+            loop.Stretch(first_step, run.num_steps, run.rows_an_epoch, layout.rank_places),
+            run.checkpoints,
+            run.stop_file,
+            _heldout_share(run.heldout_file, rank, num_ranks),
+            records,
+        )
+    finally:
+        if records:
+            close_trackers(records.trackers, records.note)
+
+
+def _set_up_process(job: Job) -> None:
+    """Before DeepSpeed is imported: which accelerator, how many threads."""
+    if job.student.device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        import torch
+
+        torch.set_num_threads(job.student.threads)
+
+
+def _rows(job: Job, num_ranks: int) -> Iterator[pa.Table]:
+    shard = ray.train.get_dataset_shard("train")
+    batches: Iterator[pa.Table] = iter(
+        shard.iter_batches(
+            batch_size=job.train.global_batch // num_ranks,
+            batch_format="pyarrow",
+            prefetch_batches=2,
+            drop_last=False,
+        )
+    )
+    return batches
+
+
+def _barrier() -> None:
+    import torch.distributed as dist
+
+    dist.barrier()
+
+
+def _records(run: StudentRun, first_step: int) -> loop.Records:
+    import yaml
+
+    logs = Path(run.directory) / "logs"
+    tree = yaml.safe_load(dump_job(run.job))
+
+    def note(text: str) -> None:
+        with (logs / "notes.txt").open("a") as out:
+            out.write(text + "\n")
+
+    return loop.Records(
+        MetricsWriter(Path(run.directory) / "metrics.jsonl", first_step),
+        open_trackers(run.job.tracking, run.job.name, logs, tree, resume_step=first_step),
+        note,
+    )
+
+
+def _heldout_share(file: str | None, rank: int, num_ranks: int) -> pa.Table | None:
+    """Rows rank, rank + n, ... ; a rank without one gets the first, and counts it for nobody."""
+    if file is None:
+        return None
+    with pa.memory_map(file) as source:
+        rows = pa.ipc.open_file(source).read_all()
+    return rows.take(list(range(rank, rows.num_rows, num_ranks)))
+
+
+def _keep_failure(file: Path, error: Exception) -> None:
+    """The first failure of the group is the one that explains the others."""
+    cause = _raykd_cause(error)
+    record = {
+        "type": type(cause or error).__name__,
+        "message": str(cause or error),
+        "traceback": "".join(traceback.format_exception(error)),
+        "time": time.time(),
+    }
+    try:
+        with file.open("x") as out:
+            json.dump(record, out)
+    except FileExistsError:
+        if cause is not None and json.loads(file.read_text())["type"] not in _own_errors():
+            file.write_text(json.dumps(record))
+
+
+def _raykd_cause(error: BaseException | None) -> RaykdError | None:
+    """raykd's own error inside Ray's wrappers, if there is one."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, RaykdError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return None
+
+
+def _own_errors() -> dict[str, type[RaykdError]]:
+    return {
+        name: kind
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, RaykdError)
+    }
+
+
+def _what_a_rank_said(file: Path, error: Exception) -> RaykdError:
+    if not file.is_file():
+        own = _raykd_cause(error)
+        return own or RunError(f"the student group failed: {_last_line(str(error))}")
+    record = json.loads(file.read_text())
+    kind = _own_errors().get(record["type"])
+    if kind is not None:
+        return kind(record["message"])
+    return RunError(
+        f"a student rank failed: {record['type']}: {_last_line(record['message'])} "
+        f"(its traceback is in {file})"
+    )
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    return lines[-1] if lines else "no message"

@@ -1,0 +1,1 @@
+"""What is measured while a run goes on: its file, its sums, what a person sees, other trackers."""

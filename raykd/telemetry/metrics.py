@@ -1,0 +1,289 @@
+"""The metrics file: one JSON line a step, written by rank 0, read while it grows."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zlib
+from array import array
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from raykd.errors import DivergenceError, RunError, StorageError
+
+_NULLABLE = frozenset({"divergence"})
+_INTEGERS = frozenset({"step", "row_start", "row_end", "tokens", "tokens_seen"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldoutMetrics:
+    """What was measured on the held-out rows after a step."""
+
+    kl: float
+    """Nats a token from the teacher, over its top-k ids and one bucket for all others."""
+    top1_agreement: float
+    """Share of tokens, 0 to 1, where student and teacher put the same id first."""
+    perplexity: float
+    """Of the student on the text itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMetrics:
+    """One optimizer step, over all ranks."""
+
+    step: int
+    """From 1."""
+    epoch: float
+    """Epochs of the corpus learned from when the step ended."""
+    row_start: int
+    """First row of the run that the step consumed."""
+    row_end: int
+    """One past the last row that the step consumed."""
+    tokens: int
+    """Tokens learned from."""
+    tokens_seen: int
+    """All tokens through the model, with prompts and padding."""
+    loss: float
+    divergence: float | None
+    """Nats a token from the teacher; None where nothing is learned from it."""
+    cross_entropy: float
+    """Nats a token on the text itself."""
+    lr: float
+    grad_norm: float
+    """Before clipping."""
+    seconds: float
+    """The whole step, waiting included."""
+    wait_s: float
+    """The longest that any rank waited for soft targets."""
+    teacher_s: float
+    """Busy seconds of the teacher on the step's rows, summed over replicas; 0 for kept targets."""
+    time: float
+    """Unix seconds at the step's end."""
+    heldout: HeldoutMetrics | None = None
+
+    def to_json(self) -> str:
+        """The step as one line, without its line end.
+
+        Raises:
+            DivergenceError: A number is not finite.
+        """
+        tree = {name: value for name, value in asdict(self).items() if name != "heldout"}
+        if self.heldout is not None:
+            tree["heldout"] = asdict(self.heldout)
+        try:
+            return json.dumps(tree, allow_nan=False)
+        except ValueError:
+            raise DivergenceError(
+                f"step {self.step} (rows {self.row_start} to {self.row_end - 1}): "
+                f"{', '.join(_not_finite(tree))} is not a finite number; such a step is never "
+                "written to the metrics"
+            ) from None
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> Self:
+        """Parse one line.
+
+        Raises:
+            ValueError: The line is not JSON, or a key is missing, unknown or of another type.
+        """
+        tree = json.loads(line, parse_constant=_refuse_constant)
+        if not isinstance(tree, dict):
+            raise ValueError(f"a step is an object; found {type(tree).__name__}")
+        heldout = tree.pop("heldout", None)
+        numbers = _numbers(tree, {f.name for f in fields(cls)} - {"heldout"})
+        measured = None if heldout is None else _heldout(heldout)
+        return cls(**numbers, heldout=measured)
+
+
+class MetricsWriter:
+    """Appends steps; on resume, first drops what the checkpoint does not hold.
+
+    Args:
+        path: The metrics file; its directory exists.
+        resume_step: The checkpoint's step; lines past it are dropped. 0 begins anew.
+
+    Raises:
+        RunError: A line up to `resume_step` is malformed.
+        StorageError: The file cannot be written.
+    """
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        self._last_step = resume_step
+        try:
+            if path.exists():
+                _keep_until(path, resume_step)
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
+
+    def write(self, metrics: StepMetrics) -> None:
+        """Append one step, visible to readers at once.
+
+        Raises:
+            DivergenceError: A number is not finite; nothing is written.
+        """
+        assert metrics.step > self._last_step, (metrics.step, self._last_step)
+        self._file.write(metrics.to_json() + "\n")
+        self._file.flush()
+        self._last_step = metrics.step
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class MetricsTail:
+    """Reads what a metrics file gained since the last look.
+
+    When a resume replaces the file, lines that were returned already are not returned again;
+    steps that are learned anew are. Each returned line leaves a checksum of 8 bytes.
+
+    Args:
+        path: The metrics file; it may not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._identity: tuple[int, int] | None = None
+        self._returned = array("Q")
+        self._line = 0
+
+    def poll(self) -> list[StepMetrics]:
+        """Whole lines that are new; a last line without its end is left for the next look.
+
+        Raises:
+            RunError: A whole line is malformed; the message has its number.
+        """
+        try:
+            with self._path.open("rb") as file:
+                self._notice_replacement(file)
+                return list(self._new_steps(file))
+        except FileNotFoundError:
+            return []
+
+    def _notice_replacement(self, file: BinaryIO) -> None:
+        status = os.fstat(file.fileno())
+        identity = (status.st_dev, status.st_ino)
+        if identity != self._identity or status.st_size < self._offset:
+            self._identity, self._offset, self._line = identity, 0, 0
+
+    def _new_steps(self, file: BinaryIO) -> Iterator[StepMetrics]:
+        file.seek(self._offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            if not self._known(line):
+                yield _parse(line, self._path, self._line + 1)
+            self._offset += len(line)
+            self._line += 1
+
+    def _known(self, line: bytes) -> bool:
+        """Whether this very line was returned before; if not, forget all that followed it."""
+        checksum = zlib.crc32(line) | len(line) << 32
+        if self._line < len(self._returned):
+            if self._returned[self._line] == checksum:
+                return True
+            del self._returned[self._line :]
+        self._returned.append(checksum)
+        return False
+
+
+def read_metrics(path: Path) -> list[StepMetrics]:
+    """All steps of a metrics file; a torn last line, still being written, is left out.
+
+    Raises:
+        RunError: The file is missing, or a line is malformed; the message has its number.
+    """
+    try:
+        return list(_steps(path))
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such metrics file; the run has not begun to train") from None
+
+
+def _steps(path: Path) -> Iterator[StepMetrics]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.endswith(b"\n"):
+                yield _parse(line, path, number)
+            elif (last := _parse_or_none(line)) is not None:
+                yield last
+
+
+def _keep_until(path: Path, resume_step: int) -> None:
+    aside = path.with_name(path.name + ".part")
+    with aside.open("w", encoding="utf-8") as file:
+        for metrics in _steps(path):
+            if metrics.step > resume_step:
+                break
+            file.write(metrics.to_json() + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def _parse(line: bytes, path: Path, number: int) -> StepMetrics:
+    try:
+        return StepMetrics.from_json(line)
+    except ValueError as error:
+        raise RunError(
+            f"{path}:{number}: not a line of metrics: {error}; remove the line, or restore the "
+            "file from a copy"
+        ) from None
+
+
+def _parse_or_none(line: bytes) -> StepMetrics | None:
+    try:
+        return StepMetrics.from_json(line)
+    except ValueError:
+        return None
+
+
+def _heldout(tree: Any) -> HeldoutMetrics:
+    if not isinstance(tree, dict):
+        raise ValueError(f"heldout is an object; found {type(tree).__name__}")
+    return HeldoutMetrics(**_numbers(tree, {f.name for f in fields(HeldoutMetrics)}))
+
+
+def _numbers(tree: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    if tree.keys() != names:
+        missing, unknown = sorted(names - tree.keys()), sorted(tree.keys() - names)
+        raise ValueError(f"keys missing: {missing}, unknown: {unknown}")
+    return {name: _checked(name, value) for name, value in tree.items()}
+
+
+def _checked(name: str, value: Any) -> int | float | None:
+    if value is None and name in _NULLABLE:
+        return None
+    wanted = int if name in _INTEGERS else (int, float)
+    if isinstance(value, bool) or not isinstance(value, wanted):
+        kind = "an integer" if name in _INTEGERS else "a number"
+        raise ValueError(f"{name} is {kind}; found {value!r}")
+    return value if name in _INTEGERS else float(value)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
+
+
+def _not_finite(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _not_finite(value, f"{name}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield f"{prefix}{name}"
