@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,17 @@ import pyarrow as pa
 import ray.data
 import ray.train
 from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions, ExecutionResources
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
 
 from raykd import schema
 from raykd.config.train import StreamConfig
 from raykd.data.layout import BlockLayout
 from raykd.data.order import RowOrder
 from raykd.data.prepare import PreparedRows, open_rows
+
+READ_CPUS = 0.05
+"""What naming a block reserves."""
 
 Score = Callable[[pa.Table], Awaitable[pa.Table]]
 """Rows of `schema.ORDERED` to their soft targets and `teacher_s`, row for row."""
@@ -82,6 +88,36 @@ def join(rows: pa.Table, targets: pa.Table) -> pa.Table:
     return schema.check_columns(table, schema.SCORED, "scored rows")
 
 
+class BlockIds(Datasource):
+    """One block a descriptor; `ray.data.range` would reserve a whole CPU to name each."""
+
+    def __init__(self, num_blocks: int) -> None:
+        super().__init__()
+        self._num_blocks = num_blocks
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Bytes of all descriptors."""
+        return 8 * self._num_blocks
+
+    def get_read_tasks(
+        self,
+        parallelism: int,
+        per_task_row_limit: int | None = None,
+        data_context: DataContext | None = None,
+    ) -> list[ReadTask]:
+        """One task a block, whatever parallelism is asked for."""
+        metadata = BlockMetadata(num_rows=1, size_bytes=8, input_files=None, exec_stats=None)
+        schema_ = pa.schema([pa.field("id", pa.int64())])
+        return [
+            ReadTask(partial(_descriptor, block), metadata, schema=schema_)
+            for block in range(self._num_blocks)
+        ]
+
+
+def _descriptor(block: int) -> list[pa.Table]:
+    return [pa.table({"id": pa.array([block], pa.int64())})]
+
+
 def build_stream(
     source: StreamSource, config: StreamConfig, requests_in_flight: int
 ) -> ray.data.Dataset:
@@ -93,7 +129,10 @@ def build_stream(
     context.enable_progress_bars = False
     loaders = min(config.num_loaders, requests_in_flight)
     each = -(-requests_in_flight // loaders)
-    return ray.data.range(blocks, override_num_blocks=blocks).map_batches(
+    ids = ray.data.read_datasource(
+        BlockIds(blocks), override_num_blocks=blocks, ray_remote_args={"num_cpus": READ_CPUS}
+    )
+    return ids.map_batches(
         BlockLoader,
         fn_constructor_args=(source,),
         batch_size=None,

@@ -130,11 +130,7 @@ class DocumentTokenizer:
     def _turn_span(self, messages: list[dict[str, Any]], turn: int, whole: str) -> tuple[int, int]:
         """Characters [start, stop) of `whole` that the assistant says in `turn`."""
         after = self._template(messages[: turn + 1], tokenize=False)
-        before = ""
-        if turn:
-            before = self._template(messages[:turn], tokenize=False, add_generation_prompt=True)
-            if not after.startswith(before):
-                before = self._template(messages[:turn], tokenize=False)
+        before = self._before(messages[:turn], after)
         if not (after.startswith(before) and whole.startswith(after)):
             raise BadRecord(
                 f"the chat template renders the messages before message {turn + 1} in another way "
@@ -142,6 +138,23 @@ class DocumentTokenizer:
                 "chat template with {% generation %} blocks, or prompt and completion columns"
             )
         return len(before), len(after)
+
+    def _before(self, earlier: list[dict[str, Any]], after: str) -> str:
+        """What stands in `after` before the assistant speaks, its header included if it can be."""
+        if not earlier:  # nothing can be rendered, yet a default system prompt may stand there
+            header = self._assistant_header()
+            return after[: after.find(header) + len(header)] if header in after else ""
+        before: str = self._template(earlier, tokenize=False, add_generation_prompt=True)
+        if not after.startswith(before):
+            before = self._template(earlier, tokenize=False)
+        return before
+
+    def _assistant_header(self) -> str:
+        """What the template writes to let the assistant speak."""
+        asked = [{"role": "user", "content": "x"}]
+        without: str = self._template(asked, tokenize=False)
+        whole: str = self._template(asked, tokenize=False, add_generation_prompt=True)
+        return whole.removeprefix(without)
 
     def _template(self, messages: list[dict[str, Any]], **options: Any) -> Any:
         import jinja2

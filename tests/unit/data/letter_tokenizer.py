@@ -20,6 +20,8 @@ GENERATION = (
     "{% else %}{{ m.content }}<|end|>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+# As some templates do: a system prompt where the messages have none.
+PREAMBLE = "{% if messages[0].role != 'system' %}<|user|>be good<|end|>{% endif %}" + TURNS
 # As some reasoning templates do: what the assistant said is shortened once another turn follows.
 FORGETFUL = (
     "{% for m in messages %}<|{{ m.role }}|>"

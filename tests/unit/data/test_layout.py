@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raykd.data.layout import BlockLayout
@@ -38,6 +38,7 @@ def steps_as_read(layout: BlockLayout) -> list[set[int]]:
     ]
 
 
+@settings(deadline=None)
 @given(layouts())
 def test_every_step_consumes_exactly_its_rows(layout: BlockLayout) -> None:
     batch = layout.global_batch
@@ -49,6 +50,7 @@ def test_every_step_consumes_exactly_its_rows(layout: BlockLayout) -> None:
     assert sum(map(len, streams(layout))) == batch * len(wanted)
 
 
+@settings(deadline=None)
 @given(layouts())
 def test_every_rank_gets_equal_shares_and_as_many_blocks(layout: BlockLayout) -> None:
     lengths = {len(stream) for stream in streams(layout)}
@@ -56,6 +58,7 @@ def test_every_rank_gets_equal_shares_and_as_many_blocks(layout: BlockLayout) ->
     assert layout.num_blocks % layout.num_ranks == 0
 
 
+@settings(deadline=None)
 @given(layouts())
 def test_blocks_agree_with_rank_places(layout: BlockLayout) -> None:
     for block in range(layout.num_blocks):

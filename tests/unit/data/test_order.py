@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raykd.data.order import WINDOW_STEPS, RowOrder, mix
@@ -24,6 +24,7 @@ def orders(draw: st.DrawFn) -> RowOrder:
     )
 
 
+@settings(deadline=None)
 @given(orders())
 def test_each_epoch_reads_every_row_once(order: RowOrder) -> None:
     for epoch in range(order.epochs):
@@ -31,6 +32,7 @@ def test_each_epoch_reads_every_row_once(order: RowOrder) -> None:
         np.testing.assert_array_equal(np.sort(rows), np.arange(order.num_rows))
 
 
+@settings(deadline=None)
 @given(orders(), st.data())
 def test_a_range_is_its_single_places(order: RowOrder, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, order.num_places + 5))
@@ -41,6 +43,7 @@ def test_a_range_is_its_single_places(order: RowOrder, data: st.DataObject) -> N
     assert ranged.dtype == np.int64
 
 
+@settings(deadline=None)
 @given(orders())
 def test_past_the_last_epoch_are_fillers(order: RowOrder) -> None:
     end = order.num_rows * order.epochs

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raykd.data.pack import OPEN_ROWS, PackedRow, Packer, default_buckets_tokens
@@ -129,6 +129,7 @@ def corpora(draw: st.DrawFn) -> list[TokenizedDocument]:
     return documents
 
 
+@settings(deadline=None)
 @given(corpora(), st.sampled_from(["pack", "pad"]), st.sampled_from(["split", "cut"]))
 def test_the_stats_add_up(
     documents: list[TokenizedDocument], packing: str, long_documents: str
@@ -145,6 +146,7 @@ def test_the_stats_add_up(
     assert stats.tokens + stats.tokens_cut + stats.tokens_dropped == given_tokens
 
 
+@settings(deadline=None)
 @given(corpora())
 def test_a_row_is_whole_documents_with_positions_from_zero(
     documents: list[TokenizedDocument],

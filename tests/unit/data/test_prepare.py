@@ -121,9 +121,14 @@ def test_a_small_corpus_has_both_sides(
     prepare(the_job, tokenizer, tmp_path / "prepared", tmp_path / "logs")
     train = documents_in(tmp_path / "prepared" / "train", tokenizer)
     heldout = documents_in(tmp_path / "prepared" / "heldout", tokenizer)
-    assert heldout
-    assert not set(train) & set(heldout)
-    assert len(train) == (size - 1 if fraction < 0.5 else 1)
+    # Whoever has to change sides is the document whose draw is nearest to the other side.
+    score = HeldoutSplit(seed, fraction).score
+    by_score = [word(i) for i in sorted(range(size), key=score)]
+    if fraction < 0.5:
+        assert (heldout, train) == (by_score[:1], sorted(by_score[1:]))
+    else:
+        assert (len(heldout), train) == (1, by_score[-1:])
+        assert heldout[0] in by_score[:-1]
 
 
 def test_a_side_with_useless_documents_only_gets_a_useful_one(
