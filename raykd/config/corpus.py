@@ -94,7 +94,9 @@ class DataConfig(Section):
         description="A document longer than a row: `split` it into rows, `cut` its end off, or "
         "`refuse` it and stop.",
     )
-    append_eos: bool = Field(True, description="End every document with the end-of-text token.")
+    append_eos: bool = Field(
+        True, description="End every document with the end-of-text token; chats end as their template says."
+    )
     shuffle: bool = Field(True, description="Order rows anew each epoch by (seed, epoch).")
 
     @model_validator(mode="after")

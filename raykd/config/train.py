@@ -97,9 +97,9 @@ class EvaluationConfig(Section):
     @model_validator(mode="after")
     def _names(self) -> Self:
         for name in self.sets:
-            if name == "heldout" or not name.replace("_", "").replace("-", "").isalnum():
+            if name in ("heldout", "train") or not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(
-                    f"set name {name!r}: letters, digits, - and _ only, and not `heldout`"
+                    f"set name {name!r}: letters, digits, - and _ only, and not `heldout` or `train`"
                 )
         return self
 

@@ -118,10 +118,30 @@ def _descriptor(block: int) -> list[pa.Table]:
     return [pa.table({"id": pa.array([block], pa.int64())})]
 
 
-def build_stream(
+@dataclass(frozen=True)
+class OrderedStream:
+    """Makes the dataset anew at every start of the student group, from where the run stands."""
+
+    rows_directory: str
+    order: RowOrder
+    layout_from: Callable[[int], BlockLayout]
+    """First step to the layout from there on."""
+    first_step: Callable[[], int]
+    """Steps that are done by now."""
+    score: Score | None
+    config: StreamConfig
+    requests_in_flight: int
+
+    def __call__(self) -> ray.data.Dataset:
+        """A lazy dataset of the blocks that are left, in order."""
+        layout = self.layout_from(self.first_step())
+        source = StreamSource(self.rows_directory, self.order, layout, self.score)
+        return _dataset(source, self.config, self.requests_in_flight)
+
+
+def _dataset(
     source: StreamSource, config: StreamConfig, requests_in_flight: int
 ) -> ray.data.Dataset:
-    """A lazy dataset of the layout's blocks, in order."""
     blocks = source.layout.num_blocks
     context = DataContext.get_current()
     # A block is a promise about ranks and steps: it is never split or merged by size.

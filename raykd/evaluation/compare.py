@@ -88,7 +88,8 @@ def _measure_set(
     model: torch.nn.Module, rows: pa.Table, top_k: int, vocab_size: int, device: torch.device
 ) -> ModelScores:
     sums, seen, seconds = HeldoutSums(), 0, 0.0
-    for part in _parts(rows):
+    parts = _parts(rows)
+    for number, part in enumerate(parts):
         batch = collate(part).to(device)
         targets = columns_to_targets(part, top_k, 1, vocab_size=vocab_size).to(device)
         started = time.perf_counter()
@@ -97,8 +98,10 @@ def _measure_set(
         logits_MV = head_logits(model, hidden_MD, vocab_size)  # type: ignore[arg-type]
         if device.type == "cuda":
             torch.cuda.synchronize()
-        seconds += time.perf_counter() - started
-        seen += batch.input_ids_BT.numel()
+        # The first pass warms up and is not timed, unless it is the only one.
+        if number > 0 or len(parts) == 1:
+            seconds += time.perf_counter() - started
+            seen += batch.input_ids_BT.numel()
         buckets = BucketTargets(targets.ids_TK, targets.logprobs_TK, targets.log_tail_TN[:, 0])
         sums += heldout_sums(logits_MV, batch.label_ids_M, buckets)
     return scores_of(sums, seen / seconds if seconds > 0 else None)

@@ -18,7 +18,8 @@ QUIET = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "1",
+    # raykd's loaders and replicas reserve little and are few; the warning says otherwise.
+    "RAY_worker_maximum_startup_concurrency": "8",
 }
 WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",

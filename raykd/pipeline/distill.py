@@ -13,13 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from raykd.config.job import Job
 from raykd.data.layout import BlockLayout
 from raykd.data.order import RowOrder
 from raykd.data.prepare import open_rows
-from raykd.data.stream import DealInOrder, StreamSource, build_stream
+from raykd.data.stream import DealInOrder, OrderedStream
 from raykd.errors import Interrupted, RaykdError, RunError
 from raykd.evaluation.report import write_report
 from raykd.evaluation.report_data import ModelFacts, Report
@@ -30,7 +28,7 @@ from raykd.pipeline.run_dir import RunDirectory, claim
 from raykd.student.engine import ZeroStudent
 from raykd.student.trainer import StudentClass, StudentRun, train
 from raykd.teacher.engine import EngineSpec, ScoreSpec
-from raykd.teacher.service import EngineClass, ReplicaSpec, TeacherClient, TeacherService
+from raykd.teacher.service import EngineClass, ReplicaSpec, Scorer, TeacherClient, TeacherService
 from raykd.teacher.transformers_tp import TransformersEngine
 from raykd.telemetry.metrics import MetricsTail
 from raykd.telemetry.progress import Progress
@@ -188,7 +186,13 @@ def _train(
         lengths=rows.lengths if job.data.packing == "pad" else None,
         global_batch=job.train.global_batch,
     )
-    layout_from = partial(_layout, job, steps)
+    layout_from = partial(
+        BlockLayout,
+        last_step=steps,
+        global_batch=job.train.global_batch,
+        num_ranks=job.student.num_workers,
+        steps_per_block=job.stream.steps_per_block,
+    )
     every = job.evaluation.every_steps
     student = StudentRun(
         job=job,
@@ -202,10 +206,17 @@ def _train(
         layout_from=layout_from,
         student_class=parts.student_class,
     )
-    score = partial(_score, teacher.client, _train_spec(job, models))
-    stream = partial(
-        _stream, job, student, run.data / "train", order, score if teacher.is_running else None
+    spec = ScoreSpec(job.soft_targets.top_k, job.temperatures, models.vocab_size)
+    stream = OrderedStream(
+        rows_directory=str(run.data / "train"),
+        order=order,
+        layout_from=layout_from,
+        first_step=student.first_step,
+        score=Scorer(teacher.client, spec) if teacher.is_running else None,
+        config=job.stream,
+        requests_in_flight=plan.requests_in_flight(job),
     )
+    deal = DealInOrder(job.stream.object_store_bytes)
     done = student.first_step()
     if done >= steps:
         progress.note(f"all {steps} steps were done before")
@@ -213,42 +224,11 @@ def _train(
     if done:
         progress.note(f"going on after step {done}, row {done * job.train.global_batch}")
     with progress.stage("train", total=steps):
-        done = _watch(run, progress, partial(train, student, stream, _deal(job)), done)
+        done = _watch(run, progress, partial(train, student, stream, deal), done)
     if done < steps:
         raise Interrupted(
             f"stopped after step {done} of {steps}; checkpoint saved. Go on with --resume"
         )
-
-
-def _layout(job: Job, steps: int, first_step: int) -> BlockLayout:
-    return BlockLayout(
-        first_step=first_step,
-        last_step=steps,
-        global_batch=job.train.global_batch,
-        num_ranks=job.student.num_workers,
-        steps_per_block=job.stream.steps_per_block,
-    )
-
-
-def _train_spec(job: Job, models: stages.Models) -> ScoreSpec:
-    return ScoreSpec(job.soft_targets.top_k, job.temperatures, models.vocab_size)
-
-
-async def _score(client: TeacherClient, spec: ScoreSpec, rows: pa.Table) -> pa.Table:
-    return await client.score(rows, spec)
-
-
-def _stream(
-    job: Job, student: StudentRun, rows: Path, order: RowOrder, score: Callable[..., Any] | None
-) -> Any:
-    """The dataset from the newest checkpoint on; called at every start of the student group."""
-    layout = student.layout_from(student.first_step())
-    source = StreamSource(str(rows), order, layout, score)
-    return build_stream(source, job.stream, plan.requests_in_flight(job))
-
-
-def _deal(job: Job) -> DealInOrder:
-    return DealInOrder(job.stream.object_store_bytes)
 
 
 def _watch(

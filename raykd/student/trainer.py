@@ -7,6 +7,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,8 @@ def _run_rank(run: StudentRun) -> None:
     _set_up_process(run.job)
     found = latest(run.checkpoints)
     first_step = found.mark.step if found else 0
+    # The first rows are scored while the student is being built.
+    rows = Ahead(_rows(run.job, num_ranks))
     student = run.student_class(
         run.job, run.source, run.vocab_size, run.num_steps, run.heldout_top_k
     )
@@ -152,7 +155,7 @@ def _run_rank(run: StudentRun) -> None:
             run.job,
             loop.Rank(rank, num_ranks, _barrier),
             student,
-            _rows(run.job, num_ranks),
+            rows,
             loop.Stretch(first_step, run.num_steps, run.rows_an_epoch, layout.rank_places),
             run.checkpoints,
             run.stop_file,
@@ -184,6 +187,25 @@ def _rows(job: Job, num_ranks: int) -> Iterator[pa.Table]:
         )
     )
     return batches
+
+
+class Ahead:
+    """An iterator that fetches its next item while the present one is worked on."""
+
+    def __init__(self, items: Iterator[pa.Table]) -> None:
+        self._items = items
+        self._fetcher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rows")
+        self._next: Future[pa.Table | None] = self._fetcher.submit(next, items, None)
+
+    def __iter__(self) -> Ahead:
+        return self
+
+    def __next__(self) -> pa.Table:
+        item = self._next.result()
+        if item is None:
+            raise StopIteration
+        self._next = self._fetcher.submit(next, self._items, None)
+        return item
 
 
 def _barrier() -> None:

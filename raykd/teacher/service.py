@@ -170,6 +170,18 @@ class TeacherClient:
         return _handle(self.app)
 
 
+@dataclass(frozen=True)
+class Scorer:
+    """The teacher asked for one kind of soft targets."""
+
+    client: TeacherClient
+    spec: ScoreSpec
+
+    async def __call__(self, rows: pa.Table) -> pa.Table:
+        """Soft targets of rows; see `TeacherClient.score`."""
+        return await self.client.score(rows, self.spec)
+
+
 _handles: dict[str, Any] = {}
 
 
