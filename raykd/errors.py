@@ -1,4 +1,4 @@
-"""The error tree. A message names the field or file, what was found, what is allowed, what to do."""
+"""The error tree. A message names the field or file, what was found, and what to do."""
 
 from __future__ import annotations
 

@@ -95,7 +95,9 @@ class DataConfig(Section):
         "`refuse` it and stop.",
     )
     append_eos: bool = Field(
-        True, description="End every document with the end-of-text token; chats end as their template says."
+        True,
+        description="End every document with the end-of-text token; chats end as their template "
+        "says.",
     )
     shuffle: bool = Field(True, description="Order rows anew each epoch by (seed, epoch).")
 

@@ -121,7 +121,11 @@ def _number(value: Any) -> Any:
 
 
 def _explain(error: Any, where: Where, name: str) -> str:
-    loc = tuple(p for p in error["loc"] if p not in ("pretrained", "config", "teacher") or _real(p, error["loc"], where))
+    loc = tuple(
+        p
+        for p in error["loc"]
+        if p not in ("pretrained", "config", "teacher") or _real(p, error["loc"], where)
+    )
     place = _nearest(loc, where, name)
     field = ".".join(str(p) for p in loc) or "job"
     kind = error["type"]
@@ -140,7 +144,7 @@ def _explain(error: Any, where: Where, name: str) -> str:
 
 def _real(part: object, loc: tuple[str | int, ...], where: Where) -> bool:
     """pydantic puts a union's tag into the path; keep only keys that the file has."""
-    at = loc.index(part)  # type: ignore[arg-type]
+    at = loc.index(part)
     return tuple(loc[: at + 1]) in where or at == 0
 
 

@@ -37,7 +37,7 @@ class FromTeacher(Section):
     widths: dict[str, int] = Field(
         default_factory=dict,
         description="Smaller sizes by their name in the model's configuration, such as "
-        "`intermediate_size: 1024`; the leading rows and columns of the teacher's weights are kept.",
+        "`intermediate_size: 1024`; leading rows and columns of the teacher's weights are kept.",
     )
 
 
@@ -66,15 +66,17 @@ class StudentConfig(Section):
     num_workers: int = Field(1, ge=1, description="Ranks; on GPUs one each.")
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs that a rank reserves.")
     threads_per_worker: int | None = Field(
-        None, ge=1, description="torch threads of a CPU rank; default: `cpus_per_worker`, rounded up."
+        None,
+        ge=1,
+        description="torch threads of a CPU rank; default: `cpus_per_worker`, rounded up.",
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(
         2, description="What ZeRO shards: 1 optimizer, 2 and gradients, 3 and parameters."
     )
     offload: Literal["none", "optimizer", "all"] = Field(
         "none",
-        description="Keep the optimizer's state (`optimizer`) and the parameters too (`all`, ZeRO 3 "
-        "only) in CPU memory.",
+        description="What lies in CPU memory: the optimizer's state, or `all`, the parameters too "
+        "(ZeRO 3 only).",
     )
     activation_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass to save memory."

@@ -14,13 +14,17 @@ class TeacherConfig(ModelConfig):
     """A sharded model kept running by Ray Serve."""
 
     engine: Literal["transformers"] = Field("transformers", description="What runs the model.")
-    device: Device = Field("gpu", description="`gpu` shards talk over NCCL, `cpu` shards over gloo.")
+    device: Device = Field(
+        "gpu", description="`gpu` shards talk over NCCL, `cpu` shards over gloo."
+    )
     dtype: Dtype = Field("bf16", description="Weights and activations.")
     tensor_parallel: int = Field(1, ge=1, description="Shards of one replica, one actor each.")
     replicas: int = Field(1, ge=1, description="Copies of the teacher; each has all its shards.")
     cpus_per_shard: float = Field(1.0, gt=0, description="CPUs that a shard reserves.")
     threads_per_shard: int | None = Field(
-        None, ge=1, description="torch threads of a CPU shard; default: `cpus_per_shard`, rounded up."
+        None,
+        ge=1,
+        description="torch threads of a CPU shard; default: `cpus_per_shard`, rounded up.",
     )
     micro_batch_tokens: int = Field(
         8192, ge=1, description="Tokens (padding included) in one forward pass."

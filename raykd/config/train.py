@@ -35,9 +35,7 @@ class TrainConfig(Section):
 
     epochs: int = Field(1, ge=1, description="Times the corpus is learned from.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many steps.")
-    global_batch: int = Field(
-        32, ge=1, description="Rows in one optimizer step, over all ranks."
-    )
+    global_batch: int = Field(32, ge=1, description="Rows in one optimizer step, over all ranks.")
     micro_batch: int = Field(4, ge=1, description="Rows in one forward pass of one rank.")
     gradient_clipping: float = Field(1.0, ge=0, description="Largest gradient norm; 0 is off.")
     optimizer: OptimizerConfig = Field(
@@ -99,7 +97,7 @@ class EvaluationConfig(Section):
         for name in self.sets:
             if name in ("heldout", "train") or not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(
-                    f"set name {name!r}: letters, digits, - and _ only, and not `heldout` or `train`"
+                    f"set name {name!r}: letters, digits, - and _ only; not `heldout` or `train`"
                 )
         return self
 

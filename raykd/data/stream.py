@@ -84,7 +84,9 @@ def _runs(places: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
 
 def join(rows: pa.Table, targets: pa.Table) -> pa.Table:
     """Rows with their soft targets beside them."""
-    table = pa.table([*rows.columns, *targets.columns], names=rows.column_names + targets.column_names)
+    table = pa.table(
+        [*rows.columns, *targets.columns], names=rows.column_names + targets.column_names
+    )
     return schema.check_columns(table, schema.SCORED, "scored rows")
 
 
@@ -92,7 +94,7 @@ class BlockIds(Datasource):
     """One block a descriptor; `ray.data.range` would reserve a whole CPU to name each."""
 
     def __init__(self, num_blocks: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._num_blocks = num_blocks
 
     def estimate_inmemory_data_size(self) -> int:
@@ -149,10 +151,10 @@ def _dataset(
     context.enable_progress_bars = False
     loaders = min(config.num_loaders, requests_in_flight)
     each = -(-requests_in_flight // loaders)
-    ids = ray.data.read_datasource(
+    ids: Any = ray.data.read_datasource(
         BlockIds(blocks), override_num_blocks=blocks, ray_remote_args={"num_cpus": READ_CPUS}
     )
-    return ids.map_batches(
+    dataset: ray.data.Dataset = ids.map_batches(
         BlockLoader,
         fn_constructor_args=(source,),
         batch_size=None,
@@ -165,6 +167,7 @@ def _dataset(
             max_concurrent_calls_per_actor=each,
         ),
     )
+    return dataset
 
 
 class DealInOrder(ray.train.DataConfig):

@@ -1,0 +1,1 @@
+"""How close the student came, told to people."""

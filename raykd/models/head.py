@@ -57,7 +57,9 @@ def check_head(model: PreTrainedModel, field: str) -> None:
     A model that treats its logits in a way not known here is refused, not learned from wrongly.
     """
     device = next(model.parameters()).device
-    ids_BT = torch.arange(3, 11, device=device).unsqueeze(0) % model.config.get_text_config().vocab_size
+    ids_BT = (
+        torch.arange(3, 11, device=device).unsqueeze(0) % model.config.get_text_config().vocab_size
+    )
     positions_BT = torch.arange(8, device=device).unsqueeze(0)
     own = model(input_ids=ids_BT, position_ids=positions_BT, use_cache=False).logits[0].float()
     ours = head_logits(model, hidden_states(model, ids_BT, positions_BT)[0]).float()

@@ -169,7 +169,7 @@ def _layer_stack(model: PreTrainedModel) -> str:
     want = model.config.num_hidden_layers
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == want:
-            return name
+            return str(name)
     raise ModelError(f"teacher: {type(model).__name__} has no list of {want} layers to cut")
 
 

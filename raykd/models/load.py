@@ -131,9 +131,7 @@ def load_config(source: ModelSource, field: str) -> Any:
         ) from error
 
 
-def load_model(
-    source: ModelSource, dtype: Dtype, field: str, **arguments: Any
-) -> PreTrainedModel:
+def load_model(source: ModelSource, dtype: Dtype, field: str, **arguments: Any) -> PreTrainedModel:
     """Open the weights.
 
     Args:

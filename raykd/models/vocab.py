@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 SHOWN = 5
 
 
-def check_same_tokens(
-    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase
-) -> None:
+def check_same_tokens(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> None:
     """Refuse two tokenizers that give one id to different tokens.
 
     Raises:
@@ -30,7 +28,7 @@ def check_same_tokens(
     if not differing:
         return
     lines = [
-        f"  id {i}: teacher {teacher_ids.get(i, '(none)')!r}, student {student_ids.get(i, '(none)')!r}"
+        f"  id {i}: teacher {teacher_ids.get(i)!r}, student {student_ids.get(i)!r}"
         for i in differing[:SHOWN]
     ]
     raise ModelError(

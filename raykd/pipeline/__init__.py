@@ -1,0 +1,1 @@
+"""The story of a run, and what comes before and after it."""

@@ -46,10 +46,10 @@ def connect(address: str | None) -> Iterator[None]:
     try:
         ray.init(
             address=target,
+            include_dashboard=False if target == "local" else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env={"env_vars": WORKER_ENVIRONMENT},
-            **({"include_dashboard": False} if target == "local" else {}),
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ResourceError(
@@ -75,7 +75,9 @@ def nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def run_remote(function: Callable[..., Any], *arguments: Any, cpus: float = 1.0, gpus: float = 0.0) -> Any:
+def run_remote(
+    function: Callable[..., Any], *arguments: Any, cpus: float = 1.0, gpus: float = 0.0
+) -> Any:
     """Run a function as a task and wait; raykd's own errors come through as they are."""
     return wait_for(start_remote(function, *arguments, cpus=cpus, gpus=gpus))
 
@@ -85,9 +87,7 @@ def start_remote(
 ) -> Any:
     """Start a function as a task; never retried, the caller decides."""
     return (
-        ray.remote(function)
-        .options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
-        .remote(*arguments)
+        ray.remote(function).options(num_cpus=cpus, num_gpus=gpus, max_retries=0).remote(*arguments)
     )
 
 

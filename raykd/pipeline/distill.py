@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ def start_teacher(job: Job, models: stages.Models, parts: Parts) -> Teacher:
         micro_batch_tokens=config.micro_batch_tokens,
         head_chunk_tokens=config.head_chunk_tokens,
     )
-    replica = ReplicaSpec(
+    replica = ReplicaSpec.of(
         parts.engine_class, engine, config.tensor_parallel, config.cpus_per_shard
     )
     service = TeacherService(job.name, config, replica, config.replicas)
@@ -231,9 +231,7 @@ def _train(
         )
 
 
-def _watch(
-    run: RunDirectory, progress: Progress, work: Callable[[], int], first_step: int
-) -> int:
+def _watch(run: RunDirectory, progress: Progress, work: Callable[[], int], first_step: int) -> int:
     """Run the training in a thread and show its steps; Ctrl-C asks the ranks to save and end."""
     outcome: list[int] = []
     failure: list[BaseException] = []
@@ -292,9 +290,7 @@ def _conclude(
     cpus = job.student.cpus_per_worker
     gpus = 1.0 if job.student.device == "gpu" else 0.0
     with progress.stage("export"):
-        cluster.run_remote(
-            stages.export_student, job, run, models, initial, run.student, cpus=cpus
-        )
+        cluster.run_remote(stages.export_student, job, run, models, initial, run.student, cpus=cpus)
     with progress.stage("evaluate"):
         measured = cluster.run_remote(
             stages.measure, job, models, initial, run.student, targets, cpus=cpus, gpus=gpus
@@ -307,4 +303,4 @@ def _conclude(
 
 def now() -> str:
     """The time, for reports."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -72,9 +72,7 @@ def evaluate_run(root: Path, data: Path, name: str, progress: Progress) -> tuple
     preflight.require_resources(job)
     with progress.stage("prepare"):
         models = cluster.run_remote(stages.find_models, job, run)
-        stats = cluster.run_remote(
-            stages.prepare_other, job, models, corpus, directory / "rows"
-        )
+        stats = cluster.run_remote(stages.prepare_other, job, models, corpus, directory / "rows")
     progress.note(f"{name}: {stats['sentence']}")
     with progress.stage("teacher"):
         teacher = start_teacher(job, models, Parts())

@@ -77,12 +77,13 @@ def evaluation_report(
 
 def _hardware(job: Job) -> dict[str, Any]:
     have = cluster.totals()
+    student = job.student
     return {
         "nodes": len(cluster.nodes()),
         "cpus": have.get("CPU", 0),
         "gpus": have.get("GPU", 0),
         "teacher": f"{job.teacher.replicas} x {job.teacher.tensor_parallel} {job.teacher.device}",
-        "student": f"{job.student.num_workers} x {job.student.device}, ZeRO {job.student.zero_stage}",
+        "student": f"{student.num_workers} x {student.device}, ZeRO {student.zero_stage}",
     }
 
 

@@ -172,7 +172,8 @@ def check_memory(job: Job) -> Finding:
         sizes = cluster.run_remote(stages.count_parameters, job, run)
     except RaykdError as error:
         return Finding(False, "memory", str(error))
-    student_bytes = sizes["student"] * (16 if job.student.dtype == "bf16" else 16)
+    # Weights, gradients, two moments: 4 bytes each in fp32; bf16 has 2 + 2 and fp32 masters beside.
+    student_bytes = sizes["student"] * 16
     teacher_bytes = sizes["teacher"] * (2 if job.teacher.dtype == "bf16" else 4)
     have = cluster.totals().get("memory", math.inf)
     total = teacher_bytes * job.teacher.replicas + student_bytes * (

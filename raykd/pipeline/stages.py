@@ -190,7 +190,7 @@ def score_set(client: TeacherClient, rows: Path, spec: ScoreSpec, target: Path) 
     with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, scored.schema) as writer:
         writer.write_table(scored)
     aside.rename(target)
-    return table.num_rows
+    return int(table.num_rows)
 
 
 def _all_rows(num_rows: int) -> Any:
@@ -222,7 +222,7 @@ def export_student(
     if found is None:
         raise ModelError(f"{run.checkpoints}: there is no checkpoint to export")
     export(job, initial, models.teacher, found, directory)
-    return found.mark.step
+    return int(found.mark.step)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +39,7 @@ class Stretch:
     num_steps: int
     """Of the whole run: the loop ends here."""
     rows_an_epoch: int
-    rank_places: Callable[[int, int], np.ndarray]  # type: ignore[type-arg]
+    rank_places: Callable[[int, int], np.ndarray[Any, Any]]
     """(rank, step) to the places of the rows that this rank learns from in this step."""
 
 
@@ -145,7 +146,7 @@ def _train_step(
 
 def _check_places(
     rows: pa.Table | None,
-    expected: np.ndarray,  # type: ignore[type-arg]
+    expected: np.ndarray[Any, Any],
     rank: int,
     step: int,
 ) -> None:

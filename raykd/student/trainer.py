@@ -14,7 +14,6 @@ from typing import Any
 
 import pyarrow as pa
 import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from raykd import errors
@@ -90,23 +89,24 @@ def train(run: StudentRun, stream: Callable[[], Any], data_config: ray.train.Dat
     run.failure_file.unlink(missing_ok=True)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(student.start_timeout_s)
     on_gpu = student.device == "gpu"
+    train_v2: Any = ray.train  # its names are typed as those of the version before
     trainer = TorchTrainer(
         _rank_main,
         train_loop_config={"run": run},
         torch_config=TorchConfig(
             backend="nccl" if on_gpu else "gloo", timeout_s=_group_timeout_s(run.job)
         ),
-        scaling_config=ScalingConfig(
+        scaling_config=train_v2.ScalingConfig(
             num_workers=student.num_workers,
             use_gpu=on_gpu,
             resources_per_worker={"CPU": student.cpus_per_worker, **({"GPU": 1} if on_gpu else {})},
             label_selector=student.labels or None,
         ),
-        run_config=RunConfig(
+        run_config=train_v2.RunConfig(
             # Train's own bookkeeping; every start is a new one, checkpoints are raykd's.
             name=f"{int(time.time() * 1000)}",
             storage_path=str(Path(run.directory).resolve() / "logs" / "ray_train"),
-            failure_config=FailureConfig(
+            failure_config=train_v2.FailureConfig(
                 max_failures=run.job.checkpoint.max_failures, controller_failure_limit=0
             ),
         ),

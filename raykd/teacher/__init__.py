@@ -1,0 +1,1 @@
+"""The model that knows, as a service."""

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -25,19 +25,17 @@ from raykd.config.teacher import TeacherConfig
 from raykd.errors import TeacherError
 from raykd.teacher.engine import Engine, EngineSpec, ScoreSpec, ShardPlace
 
-if TYPE_CHECKING:
-    from ray.serve.handle import DeploymentHandle
-
 REPLICA_CPUS = 0.01
 """What a replica's own actor reserves: it only passes tables on."""
 ONGOING_REQUESTS = 2
 """Requests a replica holds: one at work, one waiting, so that no shard idles between them."""
 DEPLOYMENT = "teacher"
+SHOWN = 8
+"""Rows that a message names one by one."""
 
 EngineClass = Callable[[EngineSpec, ShardPlace], Engine]
 
 
-@ray.remote(concurrency_groups={"health": 1})
 class Shard:
     """One process of a replica, holding one shard of the model."""
 
@@ -49,9 +47,10 @@ class Shard:
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
-    def load(self, engine_class: EngineClass, spec: EngineSpec, place: ShardPlace) -> None:
+    def load(self, engine_class: bytes, spec: EngineSpec, place: ShardPlace) -> None:
         """Build the engine; returns when it can score."""
-        self._engine = engine_class(spec, place)
+        make: EngineClass = ray.cloudpickle.loads(engine_class)
+        self._engine = make(spec, place)
 
     def describe(self) -> dict[str, object]:
         """What the engine says of its model."""
@@ -66,14 +65,25 @@ class Shard:
         """Answer while a score is running."""
 
 
+_SHARD: Any = ray.remote(concurrency_groups={"health": 1})(Shard)  # type: ignore[call-overload]
+
+
 @dataclass(frozen=True)
 class ReplicaSpec:
     """What a replica needs to start its shards."""
 
-    engine_class: EngineClass
+    engine_class: bytes
+    """Pickled, so that only the shards import what the engine needs."""
     engine: EngineSpec
     num_shards: int
     cpus_per_shard: float
+
+    @classmethod
+    def of(
+        cls, engine_class: EngineClass, engine: EngineSpec, num_shards: int, cpus_per_shard: float
+    ) -> ReplicaSpec:
+        """A replica of shards that run `engine_class`."""
+        return cls(ray.cloudpickle.dumps(engine_class), engine, num_shards, cpus_per_shard)
 
     @property
     def bundles(self) -> list[dict[str, float]]:
@@ -85,10 +95,10 @@ class ReplicaSpec:
 class TeacherReplica:
     """Starts its shards, passes every request to all of them, answers with the first's result."""
 
-    async def __init__(self, spec: ReplicaSpec) -> None:
-        group = ray.util.get_current_placement_group()
+    async def __init__(self, spec: ReplicaSpec) -> None:  # type: ignore[misc]
+        group: Any = ray.util.get_current_placement_group()
         self._shards = [
-            Shard.options(  # type: ignore[attr-defined]
+            _SHARD.options(
                 num_cpus=spec.cpus_per_shard,
                 num_gpus=1 if spec.engine.use_gpu else 0,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
@@ -161,12 +171,12 @@ class TeacherClient:
 
     def describe(self) -> dict[str, Any]:
         """What the engine says of its model."""
-        described: dict[str, Any] = self._handle().describe.remote().result(
-            timeout_s=self.timeout_s
+        described: dict[str, Any] = (
+            self._handle().describe.remote().result(timeout_s=self.timeout_s)
         )
         return described
 
-    def _handle(self) -> DeploymentHandle:
+    def _handle(self) -> Any:
         return _handle(self.app)
 
 
@@ -218,7 +228,9 @@ def _name_rows(rows: pa.Table) -> str:
         return f"{rows.num_rows} held-out rows"
     places = rows.column("row").to_pylist()
     sources = rows.column("source_row").to_pylist()
-    return f"rows {places[0]} to {places[-1]} (prepared rows {sources[:8]}{'...' if len(sources) > 8 else ''})"
+    more = ", ..." if len(sources) > SHOWN else ""
+    shown = ", ".join(map(str, sources[:SHOWN]))
+    return f"rows {places[0]} to {places[-1]} (prepared rows {shown}{more})"
 
 
 class TeacherService:
@@ -239,6 +251,9 @@ class TeacherService:
         serve.start(proxy_location="Disabled")
         bundles = self._spec.bundles
         labels = self._config.labels
+        placement: dict[str, Any] = {"placement_group_bundles": bundles}
+        if labels:
+            placement["placement_group_bundle_label_selector"] = [labels] * len(bundles)
         deployment = serve.deployment(
             name=DEPLOYMENT,
             num_replicas=self._num_replicas,
@@ -246,10 +261,9 @@ class TeacherService:
             health_check_period_s=5,
             health_check_timeout_s=30,
             ray_actor_options={"num_cpus": REPLICA_CPUS},
-            placement_group_bundles=bundles,
             # The shards of a replica exchange activations at every layer: keep them on one node.
             placement_group_strategy="STRICT_PACK",
-            **({"placement_group_bundle_label_selector": [labels] * len(bundles)} if labels else {}),
+            **placement,
         )(TeacherReplica)
         app = deployment.bind(self._spec)
         self._thread = threading.Thread(target=self._deploy, args=(app,), daemon=True)

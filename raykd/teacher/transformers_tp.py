@@ -41,7 +41,7 @@ class TransformersEngine:
             arguments["distributed_config"] = DistributedConfig(
                 tp_size=place.world_size, tp_plan="auto"
             )
-        model = load_model(self._spec.source, self._spec.dtype, "teacher.model", **arguments)
+        model: Any = load_model(self._spec.source, self._spec.dtype, "teacher.model", **arguments)
         model.requires_grad_(False).eval()
         self._parameters = sum(p.numel() for p in model.parameters())
         self._bytes = self._parameters * torch_dtype(self._spec.dtype).itemsize
