@@ -48,7 +48,9 @@ def _without_code(document: Path) -> str:
 
 def main() -> int:
     """Print each broken link; 1 if there is one."""
-    broken = [f"{one.relative_to(ROOT)}: {what}" for one in documents() for what in broken_links(one)]
+    broken = [
+        f"{one.relative_to(ROOT)}: {what}" for one in documents() for what in broken_links(one)
+    ]
     for line in broken:
         print(line, file=sys.stderr)
     return 1 if broken else 0

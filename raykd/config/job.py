@@ -65,7 +65,7 @@ class Job(Section):
         if "://" in path:
             raise ValueError(
                 "must be a directory that every node sees; mount object storage (for instance "
-                f"with a CSI driver or gcsfuse) and give its path; found {path!r}"
+                "with a CSI driver or gcsfuse) and give its path"
             )
         return path
 

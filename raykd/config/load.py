@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from pathlib import Path
@@ -14,7 +15,22 @@ from pydantic import BaseModel, ValidationError
 from raykd.config.job import Job
 from raykd.errors import JobError
 
-Where = dict[tuple[str | int, ...], str]
+KeyPath = tuple[str | int, ...]
+Where = dict[KeyPath, str]
+
+UNION_ARM = re.compile(r"int|str|(list|literal)\[.*\]")
+"""How pydantic names the types of a union that it tried."""
+
+
+class _JobLoader(yaml.SafeLoader):
+    """YAML 1.1 reads `1e-4` as text; people mean a number."""
+
+
+_JobLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
 
 
 def load_job(path: Path, overrides: list[str] | None = None) -> Job:
@@ -57,9 +73,9 @@ def _read(path: Path) -> tuple[dict[str, Any], Where]:
     except OSError as error:
         raise JobError(f"{path}: cannot be read ({error.strerror})") from None
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        node = yaml.compose(text, Loader=_JobLoader)
+        tree = _JobLoader(text).get_single_data()
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
@@ -73,7 +89,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Where]:
     return tree, where
 
 
-def _lines(node: yaml.Node, at: tuple[str | int, ...], where: Where, path: Path) -> None:
+def _lines(node: yaml.Node, at: KeyPath, where: Where, path: Path) -> None:
     where.setdefault(at, f"{path}:{node.start_mark.line + 1}")
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
@@ -95,8 +111,8 @@ def _apply(tree: dict[str, Any], where: Where, text: str) -> None:
     if not equals or not all(parts):
         raise JobError(f"--set {text}: write it as section.key=value")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+        parsed = _JobLoader(value).get_single_data()
+    except (yaml.YAMLError, ValueError):
         raise JobError(f"--set {text}: the value is not valid YAML") from None
     spot = tree
     for i, part in enumerate(parts[:-1]):
@@ -105,60 +121,60 @@ def _apply(tree: dict[str, Any], where: Where, text: str) -> None:
         if not isinstance(spot[part], dict):
             raise JobError(f"--set {text}: {'.'.join(parts[: i + 1])} is a value, not a section")
         spot = spot[part]
-    spot[parts[-1]] = _number(parsed)
+    spot[parts[-1]] = parsed
     for i in range(len(parts)):
         where[tuple(parts[: i + 1])] = f"--set {text}"
 
 
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads `1e-4` as text; people mean a number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
 def _explain(error: Any, where: Where, name: str) -> str:
-    loc = tuple(
-        p
-        for p in error["loc"]
-        if p not in ("pretrained", "config", "teacher") or _real(p, error["loc"], where)
-    )
+    loc = _written_path(error["loc"], where)
+    message = error["msg"].removeprefix("Value error, ")
+    kind, context = error["type"], error.get("ctx", {})
+    if kind.startswith("union_tag"):
+        loc = (*loc, context["discriminator"].strip("'"))
+        message = f"choose {context.get('expected_tags', 'one of its kinds')}"
+    elif not loc:
+        # A rule over several fields names the one to change first.
+        return f"{_nearest(tuple(message.split()[0].split('.')), where, name)}: {message}"
     place = _nearest(loc, where, name)
-    field = ".".join(str(p) for p in loc) or "job"
-    kind = error["type"]
+    field = ".".join(str(p) for p in loc)
     if kind == "extra_forbidden":
-        known = _fields_at(loc[:-1])
+        known = _fields_at(error["loc"][:-1])
         close = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return f"{place}: {field}: unknown key; {hint}"
     if kind == "missing":
         return f"{place}: {field}: missing; this key is required"
-    message = error["msg"].removeprefix("Value error, ")
-    found = error.get("input")
+    found = context.get("tag", error.get("input"))
     shown = "" if isinstance(found, dict | BaseModel) else f"; found {found!r}"
     return f"{place}: {field}: {message[0].lower() + message[1:]}{shown}"
 
 
-def _real(part: object, loc: tuple[str | int, ...], where: Where) -> bool:
-    """pydantic puts a union's tag into the path; keep only keys that the file has."""
-    at = loc.index(part)
-    return tuple(loc[: at + 1]) in where or at == 0
+def _written_path(loc: KeyPath, where: Where) -> KeyPath:
+    """pydantic puts a union's tag, or the types it tried, into the path; a file has neither."""
+    if loc[:2] == ("student", "init"):
+        loc = loc[:2] + loc[3:]
+    return tuple(
+        part
+        for i, part in enumerate(loc)
+        if loc[: i + 1] in where or not UNION_ARM.fullmatch(str(part)) or isinstance(part, int)
+    )
 
 
-def _nearest(loc: tuple[str | int, ...], where: Where, name: str) -> str:
+def _nearest(loc: KeyPath, where: Where, name: str) -> str:
     for end in range(len(loc), 0, -1):
         if loc[:end] in where:
             return where[loc[:end]]
     return name
 
 
-def _fields_at(loc: tuple[str | int, ...]) -> list[str]:
-    """Names of the fields of the section at `loc`, unions merged."""
+def _fields_at(loc: KeyPath) -> list[str]:
+    """Names of the fields of the section at `loc`, a path as pydantic gives it."""
     models: list[type[BaseModel]] = [Job]
     for part in loc:
+        if len(models) > 1:
+            models = [m for m in models if part in typing.get_args(m.model_fields["start"].annotation)]
+            continue
         inner: list[type[BaseModel]] = []
         for model in models:
             if part in model.model_fields:

@@ -13,6 +13,8 @@ from raykd.config.job import Job
 from raykd.config.load import dump_job
 from raykd.evaluation.report_data import (
     TEACHER,
+    UNTRAINED,
+    HeldoutPoint,
     ModelFacts,
     Report,
     heldout_curve,
@@ -45,10 +47,25 @@ def run_report(
         update={
             "training": training_totals(metrics, replicas),
             "curve": training_curve(metrics, replicas),
-            "heldout_curve": heldout_curve(metrics),
+            "heldout_curve": [*_before_training(measured), *heldout_curve(metrics)],
             "notes": _notes(run),
         }
     )
+
+
+def _before_training(measured: Measured) -> list[HeldoutPoint]:
+    """The untrained student on the same held-out rows, where the curve begins."""
+    scores = measured.sets["heldout"].models[UNTRAINED]
+    if scores.kl_to_teacher is None or scores.top1_agreement is None:
+        return []
+    return [
+        HeldoutPoint(
+            step=0,
+            kl=scores.kl_to_teacher,
+            top1_agreement=scores.top1_agreement,
+            perplexity=scores.perplexity,
+        )
+    ]
 
 
 def evaluation_report(

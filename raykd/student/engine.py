@@ -59,8 +59,8 @@ class Student(Protocol):
         """Learn from this rank's rows of one step."""
         ...
 
-    def heldout(self, rows: pa.Table | None) -> HeldoutSums:
-        """Measure this rank's held-out rows; sums over all ranks."""
+    def heldout(self, rows: pa.Table) -> HeldoutSums:
+        """Share the held-out rows out among the ranks; sums over all of them."""
         ...
 
     def save(self, directory: Path) -> None:
@@ -142,29 +142,31 @@ class ZeroStudent:
         )
 
     @torch.no_grad()
-    def heldout(self, rows: pa.Table | None) -> HeldoutSums:
-        """Sums over all ranks' held-out rows; every rank makes the same number of passes."""
+    def heldout(self, rows: pa.Table) -> HeldoutSums:
+        """Measure rows rank, rank + W, ... here and the others elsewhere; sums over all ranks.
+
+        Every rank makes the same number of passes, as ZeRO 3 needs: one that has run out of rows
+        passes the first one through and counts it for nobody.
+        """
         self._engine.eval()
-        passes = math.ceil((rows.num_rows if rows is not None else 0) / self._job.train.micro_batch)
+        size, num_ranks = self._job.train.micro_batch, dist.get_world_size()
+        mine = range(dist.get_rank(), rows.num_rows, num_ranks)
         sums = HeldoutSums()
-        for i in range(int(self._most(float(passes)))):
-            part = self._heldout_part(rows, i)
-            batch = collate(part).to(self._device)
-            logits_MV = self._engine.module.logits(batch)
-            targets = columns_to_targets(part, self._heldout_top_k, 1, vocab_size=self._vocab_size)
-            if rows is not None and i < passes:
-                targets = targets.to(self._device)
-                buckets = BucketTargets(
-                    targets.ids_TK, targets.logprobs_TK, targets.log_tail_TN[:, 0]
-                )
-                sums += heldout_sums(logits_MV, batch.label_ids_M, buckets)
+        for at in range(0, math.ceil(rows.num_rows / num_ranks), size):
+            part = rows.take(list(mine[at : at + size]) or [0])
+            measured = self._measure(part)
+            if at < len(mine):
+                sums += measured
         return HeldoutSums(*self._total(sums.tokens, sums.kl, sums.agreed, sums.cross_entropy))
 
-    def _heldout_part(self, rows: pa.Table | None, i: int) -> pa.Table:
-        assert rows is not None, "held-out rows are there on every rank or on none"
-        size = self._job.train.micro_batch
-        at = i * size if i * size < rows.num_rows else 0
-        return rows.slice(at, size)
+    def _measure(self, rows: pa.Table) -> HeldoutSums:
+        batch = collate(rows).to(self._device)
+        logits_MV = self._engine.module.logits(batch)
+        targets = columns_to_targets(rows, self._heldout_top_k, 1, vocab_size=self._vocab_size).to(
+            self._device
+        )
+        buckets = BucketTargets(targets.ids_TK, targets.logprobs_TK, targets.log_tail_TN[:, 0])
+        return heldout_sums(logits_MV, batch.label_ids_M, buckets)
 
     def save(self, directory: Path) -> None:
         """Write the ZeRO checkpoint; every rank writes its own part."""

@@ -52,18 +52,19 @@ def export(
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside)
     load_tokenizer(tokenizer, "tokenizer").save_pretrained(aside)
-    (aside / "README.md").write_text(model_card(job, checkpoint))
+    (aside / "README.md").write_text(model_card(job, tokenizer, checkpoint))
     shutil.rmtree(directory, ignore_errors=True)
     aside.rename(directory)
 
 
-def model_card(job: Job, checkpoint: Checkpoint) -> str:
+def model_card(job: Job, tokenizer: ModelSource, checkpoint: Checkpoint) -> str:
     """Says how the model was made; `MEASURED` marks where its figures go."""
     environment = Environment(  # Markdown, not HTML: nothing to escape  # noqa: S701
         loader=PackageLoader("raykd.student"), undefined=StrictUndefined
     )
     return environment.get_template("model_card.md.j2").render(
         job=job,
+        hub_teacher=None if tokenizer.is_directory else tokenizer.path,
         mark=checkpoint.mark,
         version=__version__,
         job_yaml=dump_job(job),

@@ -159,7 +159,7 @@ def _run_rank(run: StudentRun) -> None:
             loop.Stretch(first_step, run.num_steps, run.rows_an_epoch, layout.rank_places),
             run.checkpoints,
             run.stop_file,
-            _heldout_share(run.heldout_file, rank, num_ranks),
+            _read_heldout(run.heldout_file),
             records,
         )
     finally:
@@ -231,13 +231,11 @@ def _records(run: StudentRun, first_step: int) -> loop.Records:
     )
 
 
-def _heldout_share(file: str | None, rank: int, num_ranks: int) -> pa.Table | None:
-    """Rows rank, rank + n, ... ; a rank without one gets the first, and counts it for nobody."""
+def _read_heldout(file: str | None) -> pa.Table | None:
     if file is None:
         return None
     with pa.memory_map(file) as source:
-        rows = pa.ipc.open_file(source).read_all()
-    return rows.take(list(range(rank, rows.num_rows, num_ranks)))
+        return pa.ipc.open_file(source).read_all()
 
 
 def _keep_failure(file: Path, error: Exception) -> None:

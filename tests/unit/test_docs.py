@@ -44,4 +44,7 @@ def test_broken_links_are_found(script, tmp_path: Path) -> None:
         "# Two words\n[a](#two-words) [b](#three) [c](none.md) [d](https://example.org/x)\n"
         "```\n[e](in-code.md)\n```\n"
     )
-    assert list(links.broken_links(document)) == ["#three: no such heading", "none.md: no such file"]
+    assert list(links.broken_links(document)) == [
+        "#three: no such heading",
+        "none.md: no such file",
+    ]
