@@ -61,10 +61,11 @@ check: venv  ## Lint, types, floors, documents.
 docs: venv  ## Write docs/job-file.md from the configuration models.
 	@$(BIN)/python docs/generate.py
 
-# Same student, rows and steps; only the loss differs. A seed's run that is there goes on.
+# Same student, rows and steps; only the loss differs. What is done stays, what was stopped goes on.
 ablation: venv  ## Run jobs/ablation/*.yaml, each with every seed in SEEDS.
 	@for seed in $(SEEDS); do for job in jobs/ablation/*.yaml; do \
 	  name="ablation-$$(basename "$$job" .yaml)-$$seed"; \
+	  if [ -f "$(RUNS)/$$name/report.json" ]; then echo "[ablation] $(RUNS)/$$name is done"; continue; fi; \
 	  resume=""; [ ! -f "$(RUNS)/$$name/job.yaml" ] || resume="--resume"; \
 	  echo "[ablation] $$job, seed $$seed -> $(RUNS)/$$name"; \
 	  $(BIN)/raykd run "$$job" --set "name=$$name" --set "seed=$$seed" --set "storage_path=$(RUNS)" $$resume || exit $$?; \

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def write(name: str, on: dict[str, Any], conditions: dict[str, Any], results: An
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}.json"
     record = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": on,
         "conditions": conditions,
         "results": results,

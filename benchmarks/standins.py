@@ -33,7 +33,7 @@ from raykd.data.rows import RowWriter
 from raykd.losses.heldout import HeldoutSums
 from raykd.models.load import ModelSource
 from raykd.pipeline import cluster, distill
-from raykd.pipeline.run_dir import RunDirectory, claim
+from raykd.pipeline.run_dir import claim
 from raykd.pipeline.stages import Models
 from raykd.student.engine import StepResult, Wish
 from raykd.teacher.engine import EngineSpec, ScoreSpec, ShardPlace
@@ -60,15 +60,16 @@ class Sleep:
 
 
 class SleepingEngine:
-    """A teacher that sleeps and says the same of every token."""
+    """A teacher that sleeps and says the same of every token; notes when each request ran."""
 
-    def __init__(self, spec: EngineSpec, place: ShardPlace, *, sleep: Sleep) -> None:
+    def __init__(self, spec: EngineSpec, place: ShardPlace, *, sleep: Sleep, log: Path) -> None:
         self._draws = sleep.draws(int.from_bytes(os.urandom(8), "little"))
+        self._log = log.open("a", buffering=1)
         self._columns: dict[tuple[Any, ...], dict[str, pa.Array]] = {}
 
     def score(self, rows: pa.Table, spec: ScoreSpec) -> pa.Table:
         """Soft targets of the right shape, after a nap."""
-        started = time.perf_counter()
+        began, started = time.time(), time.perf_counter()
         learned = pc.list_value_length(rows.column("loss_mask")).to_pylist()
         key = (spec, *learned)
         if key not in self._columns:
@@ -77,6 +78,7 @@ class SleepingEngine:
         time.sleep(max(0.0, asleep))
         each = (time.perf_counter() - started) / rows.num_rows
         seconds = pa.array([each] * rows.num_rows, pa.float32())
+        self._log.write(f"{began} {time.time()}\n")
         return pa.table({**self._columns[key], "teacher_s": seconds})
 
     def describe(self) -> dict[str, object]:
@@ -189,16 +191,23 @@ def write_rows(directory: Path, num_rows: int, num_tokens: int) -> None:
     writer.close()
 
 
-def train_asleep(job: Job, teacher: Sleep, student: Sleep) -> list[StepMetrics]:
-    """Run a job's training stage with stand-ins on the connected cluster; returns its steps."""
+@dataclass(frozen=True)
+class Course:
+    """How a run went."""
+
+    steps: list[StepMetrics]
+    requests: np.ndarray[Any, Any]
+    """[n, 2]: when each request began and ended at its replica, Unix seconds, by their ends."""
+
+
+def train_asleep(job: Job, teacher: Sleep, student: Sleep) -> Course:
+    """Run a job's training stage with stand-ins on the connected cluster."""
     run = claim(job, resume=False)
     steps = job.train.max_steps
     assert steps is not None
-    write_rows(
-        run.data / "train", steps * job.train.global_batch, job.data.sequence_length_tokens
-    )
+    write_rows(run.data / "train", steps * job.train.global_batch, job.data.sequence_length_tokens)
     parts = distill.Parts(
-        engine_class=partial(SleepingEngine, sleep=teacher),
+        engine_class=partial(SleepingEngine, sleep=teacher, log=run.logs / "requests.txt"),
         student_class=partial(SleepingStudent, sleep=student),
     )
     source = ModelSource("sleeping")
@@ -211,7 +220,8 @@ def train_asleep(job: Job, teacher: Sleep, student: Sleep) -> list[StepMetrics]:
     finally:
         service.stop()
         progress.close()
-    return read_metrics(RunDirectory.of(job).metrics)
+    requests = np.loadtxt(run.logs / "requests.txt", ndmin=2)
+    return Course(read_metrics(run.metrics), requests[np.argsort(requests[:, 1])])
 
 
 @contextmanager

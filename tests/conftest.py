@@ -31,7 +31,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 SPECIAL_TOKENS = ["<pad>", "<eos>", "<|user|>", "<|assistant|>", "<|end|>"]
-WORDS = (
+WORDS = (  # noqa: SIM905 - easier to read
     "the a one river stone light wind teacher student learns sees keeps gives moves over under "
     "slow quick old small green every no and then while because"
 ).split()

@@ -132,7 +132,8 @@ def _explain(error: Any, where: Where, name: str) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if kind.startswith("union_tag"):
         loc = (*loc, context["discriminator"].strip("'"))
-        message = f"choose {context.get('expected_tags', 'one of its kinds')}"
+        known = [repr(tag) for model in _models_at(error["loc"]) for tag in _tags(model)]
+        message = f"choose {', '.join(known)}"
     elif not loc:
         # A rule over several fields names the one to change first.
         return f"{_nearest(tuple(message.split()[0].split('.')), where, name)}: {message}"
@@ -170,17 +171,26 @@ def _nearest(loc: KeyPath, where: Where, name: str) -> str:
 
 def _fields_at(loc: KeyPath) -> list[str]:
     """Names of the fields of the section at `loc`, a path as pydantic gives it."""
+    return sorted({field for model in _models_at(loc) for field in model.model_fields})
+
+
+def _models_at(loc: KeyPath) -> list[type[BaseModel]]:
     models: list[type[BaseModel]] = [Job]
     for part in loc:
         if len(models) > 1:
-            models = [m for m in models if part in typing.get_args(m.model_fields["start"].annotation)]
+            models = [model for model in models if part in _tags(model)]
             continue
         inner: list[type[BaseModel]] = []
         for model in models:
             if part in model.model_fields:
                 inner += _models_in(model.model_fields[str(part)].annotation)
         models = inner or models
-    return sorted({field for model in models for field in model.model_fields})
+    return models
+
+
+def _tags(model: type[BaseModel]) -> tuple[str, ...]:
+    """What `start` may be for one kind of student."""
+    return typing.get_args(model.model_fields["start"].annotation)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

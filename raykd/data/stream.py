@@ -22,13 +22,11 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from raykd import schema
+from raykd.config.reservations import READ_CPUS
 from raykd.config.train import StreamConfig
 from raykd.data.layout import BlockLayout
 from raykd.data.order import RowOrder
 from raykd.data.prepare import PreparedRows, open_rows
-
-READ_CPUS = 0.05
-"""What naming a block reserves."""
 
 Score = Callable[[pa.Table], Awaitable[pa.Table]]
 """Rows of `schema.ORDERED` to their soft targets and `teacher_s`, row for row."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,7 @@ def student_config(init: FromConfig | FromTeacher, teacher_config: Any) -> Any:
 
 def _config_from_fields(fields: dict[str, Any]) -> Any:
     from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     fields = dict(fields)
     model_type = fields.pop("model_type", None)
@@ -74,12 +76,25 @@ def _config_from_fields(fields: dict[str, Any]) -> Any:
         raise ModelError(
             f"student.init.config: transformers knows no model_type {model_type!r}"
         ) from None
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelError(f"student.init.config: {model_type} is not a causal language model")
     unknown = [name for name in fields if not hasattr(config, name)]
     if unknown:
         raise ModelError(
             f"student.init.config: a {model_type} configuration has no {', '.join(unknown)}"
         )
-    return AutoConfig.for_model(model_type, **fields)
+    return _validated(lambda: AutoConfig.for_model(model_type, **fields), "student.init.config")
+
+
+def _validated(make: Callable[[], Any], field: str) -> Any:
+    """What transformers says of a configuration, as an error of the field that it came from."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        return make()
+    except StrictDataclassError as error:
+        told = [line.strip() for line in str(error).splitlines()]
+        raise ModelError(f"{field}: {told[-1]}") from None
 
 
 def chosen_layers(layers: int | list[int], num_teacher_layers: int) -> list[int]:
@@ -119,7 +134,8 @@ def _cut_config(init: FromTeacher, teacher: Any) -> Any:
                 f"{largest if largest is not None else 'no such size'}; choose 1 to that"
             )
         setattr(config, name, width)
-    return config
+    # What transformers would refuse to open must not be written.
+    return _validated(lambda: type(config).from_dict(config.to_dict()), "student.init.widths")
 
 
 def _keep_head_dim(init: FromTeacher, teacher: Any, config: Any) -> None:
@@ -146,13 +162,22 @@ def cut_from_teacher(init: FromTeacher, teacher: PreTrainedModel) -> PreTrainedM
     from transformers import AutoModelForCausalLM
 
     config = _cut_config(init, teacher.config)
-    student: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    try:
+        student: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except ValueError as error:
+        raise ModelError(f"student.init.widths: {error}") from None
+    _check_head_size(student, teacher)
     layers = chosen_layers(init.layers, teacher.config.num_hidden_layers)
     stack = _layer_stack(teacher)
     weights = teacher.state_dict()
     cut = {}
     for name, parameter in student.state_dict().items():
-        source = weights[_teacher_name(name, stack, layers)]
+        source = weights.get(_teacher_name(name, stack, layers))
+        if source is None:
+            raise ModelError(
+                f"student.init.widths: with these sizes the student has {name}, which the teacher "
+                "does not have; cut other sizes, or layers only"
+            )
         if source.shape != parameter.shape and FUSED.search(name):
             raise ModelError(
                 f"student.init.widths: {name} holds several projections in one matrix; leading "
@@ -162,6 +187,18 @@ def cut_from_teacher(init: FromTeacher, teacher: PreTrainedModel) -> PreTrainedM
     student.load_state_dict(cut)
     student.generation_config = copy.deepcopy(teacher.generation_config)
     return student
+
+
+def _check_head_size(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """Some architectures have no `head_dim` to set and would make every head narrower."""
+    before, after = (
+        {getattr(m, "head_dim", None) for m in x.modules()} for x in (teacher, student)
+    )
+    if before != after:
+        raise ModelError(
+            f"student.init.widths: a {teacher.config.model_type} model takes the size of its heads "
+            "from the hidden size; cut hidden size and number of heads alike, or layers only"
+        )
 
 
 def _layer_stack(model: PreTrainedModel) -> str:

@@ -140,13 +140,14 @@ def load_model(source: ModelSource, dtype: Dtype, field: str, **arguments: Any) 
         field: Name in the job, for messages.
         **arguments: Passed to `from_pretrained` as they are.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
         return AutoModelForCausalLM.from_pretrained(
             source.path, dtype=torch_dtype(dtype), **source.hub_arguments, **arguments
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{field}: cannot load {source.path}: {_first_line(error)}") from error
 
 

@@ -21,6 +21,8 @@ QUIET = {
     # raykd's loaders and replicas reserve little and are few; the warning says otherwise.
     "RAY_worker_maximum_startup_concurrency": "8",
 }
+NODE_ANSWER_S = 180
+"""A node that has just come up, or is busy, starts its first process in a minute or more."""
 WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -108,7 +110,10 @@ def wait_for(reference: Any) -> Any:
 
 
 def on_every_node(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """Run a function once on each node; node name to result, or to the exception it raised."""
+    """Run a function once on each node; node name to result, or to the exception it raised.
+
+    A node that does not answer within `NODE_ANSWER_S` counts as one that raised.
+    """
     answers: dict[str, Any] = {}
     started = {
         node["NodeManagerAddress"] + "/" + node["NodeID"][:8]: ray.remote(function)
@@ -122,7 +127,9 @@ def on_every_node(function: Callable[..., Any], *arguments: Any) -> dict[str, An
     }
     for name, reference in started.items():
         try:
-            answers[name] = ray.get(reference, timeout=60)
+            answers[name] = ray.get(reference, timeout=NODE_ANSWER_S)
+        except ray.exceptions.GetTimeoutError:
+            answers[name] = ResourceError(f"no answer within {NODE_ANSWER_S} s")
         except ray.exceptions.RayError as error:
             answers[name] = error
     return answers

@@ -33,6 +33,8 @@ def export_run(root: Path, output: Path | None) -> tuple[Path, int]:
     """
     job, run = _open(root)
     directory = (output or run.student).expanduser().resolve()
+    if directory.exists() and not directory.is_dir():
+        raise StorageError(f"{directory} is a file; choose another --output")
     if directory.is_dir() and any(directory.iterdir()) and directory != run.student:
         raise StorageError(f"{directory} is not empty; choose another --output")
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -74,10 +76,10 @@ def evaluate_run(root: Path, data: Path, name: str, progress: Progress) -> tuple
         models = cluster.run_remote(stages.find_models, job, run)
         stats = cluster.run_remote(stages.prepare_other, job, models, corpus, directory / "rows")
     progress.note(f"{name}: {stats['sentence']}")
-    with progress.stage("teacher"):
-        teacher = start_teacher(job, models, Parts())
-        teacher.wait(job, models)
+    teacher = start_teacher(job, models, Parts())
     try:
+        with progress.stage("teacher"):
+            teacher.wait(job, models)
         with progress.stage("score"):
             spec = ScoreSpec(job.evaluation.top_k, (1.0,), models.vocab_size)
             target = directory / "scored.arrow"

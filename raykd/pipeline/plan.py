@@ -6,11 +6,7 @@ import math
 from dataclasses import dataclass
 
 from raykd.config.job import Job
-
-REPLICA_CPUS = 0.01
-"""What a replica's own actor reserves beside its shards."""
-READ_CPUS = 0.05
-"""What Ray Data reserves for naming the next block."""
+from raykd.config.reservations import READ_CPUS, REPLICA_CPUS
 
 
 @dataclass(frozen=True)

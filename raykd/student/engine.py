@@ -125,8 +125,9 @@ class ZeroStudent:
             if i + 1 == len(micro):
                 total, divergence, cross_entropy = self._total(*sums.tolist())
                 _require_finite("loss", total, step)
+                norm = self._unsharded_norm()
             self._engine.step()
-        grad_norm = self._grad_norm(step)
+        grad_norm = self._grad_norm(step, norm)
         mean = 1.0 / max(1.0, tokens)
         return StepResult(
             tokens=int(tokens),
@@ -199,11 +200,18 @@ class ZeroStudent:
             group["lr"] = lr
         return lr
 
-    def _grad_norm(self, step: int) -> float:
-        norm = self._engine.get_global_grad_norm()
-        value = float(norm) if norm is not None else 0.0
-        _require_finite("gradient norm", value, step)
-        return value
+    def _unsharded_norm(self) -> float | None:
+        """Under ZeRO 0 in fp32 DeepSpeed keeps no norm, and a step empties the gradients."""
+        if self._job.student.zero_stage > 0 or self._job.student.dtype != "fp32":
+            return None
+        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    def _grad_norm(self, step: int, unsharded: float | None) -> float:
+        value = self._engine.get_global_grad_norm() if unsharded is None else unsharded
+        assert value is not None, "DeepSpeed keeps the norm of what it shards"
+        _require_finite("gradient norm", float(value), step)
+        return float(value)
 
     def _total(self, *values: float) -> list[float]:
         return self._reduce(values, dist.ReduceOp.SUM)

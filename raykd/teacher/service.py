@@ -21,12 +21,11 @@ from ray.serve.exceptions import RayServeException
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raykd import schema
+from raykd.config.reservations import REPLICA_CPUS
 from raykd.config.teacher import TeacherConfig
 from raykd.errors import TeacherError
 from raykd.teacher.engine import Engine, EngineSpec, ScoreSpec, ShardPlace
 
-REPLICA_CPUS = 0.01
-"""What a replica's own actor reserves: it only passes tables on."""
 ONGOING_REQUESTS = 2
 """Requests a replica holds: one at work, one waiting, so that no shard idles between them."""
 DEPLOYMENT = "teacher"
