@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -145,7 +146,7 @@ def role_of(command: list[str]) -> str:
     """What a process does, from its command line."""
     first = command[0] if command else "?"
     if first.startswith("ray::"):
-        return first.split(".")[0].split(":teacher")[0].split("#")[0].split("(")[0]
+        return "ray::" + re.split(r"[.:#(]", first.removeprefix("ray::"))[0]
     for part in command[:3]:
         name = Path(part).name
         if name in ("raylet", "gcs_server", "dashboard.py", "log_monitor.py", "monitor.py"):
@@ -262,7 +263,7 @@ def run_plain(arguments: argparse.Namespace) -> None:
         with torch.no_grad():
             for master, weight in zip(masters, weights, strict=True):
                 weight.copy_(master)
-        return float(parts.total) / len(batch.keep_M)
+        return parts.total.item() / len(batch.keep_M)
 
     losses: list[float] = []
     teacher_s = student_s = 0.0

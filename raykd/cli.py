@@ -101,9 +101,10 @@ def check(
         console = _console()
         console.print("ok        job: every field is valid", highlight=False, markup=False)
         from raykd.pipeline import cluster, preflight
+        from raykd.pipeline.anchor import anchored
 
         with cluster.connect(address):
-            findings = preflight.check(job)
+            findings = preflight.check(anchored(job, cluster.works_in_copy()))
         for finding in findings:
             mark = "ok      " if finding.ok else "fix this"
             console.print(
@@ -124,6 +125,9 @@ def evaluate(
     name: Annotated[
         str | None, typer.Option(help="Name of the measurement; default: the file's.")
     ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="Its format, where the ending does not tell.")
+    ] = "auto",
     address: Address = None,
     debug: Debug = False,
 ) -> None:
@@ -139,7 +143,7 @@ def evaluate(
             cluster.connect(address),
             Progress(console, run_dir.name) as progress,
         ):
-            directory, report = evaluate_run(run_dir, data, name or data.stem, progress)
+            directory, report = evaluate_run(run_dir, data, form, name or data.stem, progress)
         console.print(terminal_table(report))
         console.print(f"report   {directory / 'report.html'}", soft_wrap=True, highlight=False)
 

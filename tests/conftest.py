@@ -233,3 +233,32 @@ def write_job(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def packed_rows(tiny_tokenizer: Any) -> Callable[..., Any]:
+    """Rows of `schema.PREPARED`: `packed_rows([[5, 7], [3]])` is a row of two documents and one of
+    one, tokens drawn from `seed`, each token but a document's first learned with chance `learned`.
+    """
+
+    def make(documents: list[list[int]], seed: int = 0, learned: float = 0.7) -> Any:
+        import pyarrow as pa
+
+        from raykd import schema
+
+        draw = random.Random(seed)
+        rows: dict[str, list[list[int]]] = {name: [] for name in schema.PREPARED.names}
+        for lengths in documents:
+            size = sum(lengths)
+            rows["input_ids"].append([draw.randrange(5, len(tiny_tokenizer)) for _ in range(size)])
+            rows["position_ids"].append([i for length in lengths for i in range(length)])
+            rows["loss_mask"].append(
+                [
+                    int(i + 1 < length and draw.random() < learned)
+                    for length in lengths
+                    for i in range(length)
+                ]
+            )
+        return pa.table(rows, schema=schema.PREPARED)
+
+    return make

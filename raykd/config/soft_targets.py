@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from raykd.config.section import Section
 
 
 class SoftTargetsConfig(Section):
-    """The codec and its size."""
+    """The teacher's likeliest tokens, and the mass of all others."""
 
-    codec: Literal["top_k"] = Field(
-        "top_k",
-        description="`top_k`: the k likeliest ids, their logprobs, and the mass of all others.",
+    top_k: int = Field(
+        64,
+        ge=1,
+        description="Ids kept for each token, likeliest first, with their log probabilities; the "
+        "mass of all others travels beside them.",
     )
-    top_k: int = Field(64, ge=1, description="Ids kept for each token.")

@@ -38,7 +38,7 @@ class TeacherConfig(ModelConfig):
         default_factory=dict, description="Node labels that every shard's node must carry."
     )
     start_timeout_s: float = Field(
-        900.0, gt=0, description="Longest wait for the first replica to be ready."
+        900.0, gt=0, description="Longest wait for all replicas to be ready."
     )
     request_timeout_s: float = Field(300.0, gt=0, description="Longest one request may take.")
     max_retries: int = Field(

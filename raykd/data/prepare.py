@@ -30,7 +30,12 @@ TRAIN, HELDOUT = "train", "heldout"
 
 
 def prepare(
-    job: Job, tokenizer: PreTrainedTokenizerBase, directory: Path, logs: Path
+    job: Job,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    logs: Path,
+    *,
+    must_exist: bool = False,
 ) -> dict[str, PackingStats]:
     """Prepare every set of a job, or reuse what an equal job has prepared there.
 
@@ -40,6 +45,7 @@ def prepare(
         directory: Where `train`, `heldout` and each of `evaluation.sets` go. It appears whole, by
             one rename; one process at a time may prepare it.
         logs: Where `bad_records.jsonl` goes.
+        must_exist: A run has begun to learn from the rows that are there: others are refused.
 
     Returns:
         What became of the tokens, by set.
@@ -56,6 +62,12 @@ def prepare(
     known = reusable(directory, fingerprint)
     if known is not None:
         return known
+    if must_exist:
+        raise StorageError(
+            f"{directory}: the corpus, an evaluation set or the tokenizer has changed since this "
+            "run began, so its rows would be others in another order; put the files back as they "
+            "were, or start a run of another name"
+        )
     side_file = _fresh_side_file(logs)
     with published(directory) as aside:
         stats = _prepare_training_corpus(job, tokenizer, aside, side_file)

@@ -18,7 +18,7 @@ TEACHER, UNTRAINED, STUDENT = "teacher", "untrained", "student"
 class ReportPart(Section):
     """JSON has no infinity: it is written as the text `Infinity`, and read back."""
 
-    model_config = ConfigDict(ser_json_inf_nan="strings")
+    model_config = ConfigDict(ser_json_inf_nan="strings", allow_inf_nan=True)
 
 
 class ModelFacts(ReportPart):

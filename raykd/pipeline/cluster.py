@@ -72,6 +72,17 @@ def totals() -> dict[str, float]:
     return resources
 
 
+def free() -> dict[str, float]:
+    """What nobody holds now."""
+    resources: dict[str, float] = ray.available_resources()
+    return resources
+
+
+def works_in_copy() -> bool:
+    """Whether this driver is a submitted job, working in Ray's copy of its directory."""
+    return bool(ray.get_runtime_context().runtime_env.get("working_dir"))
+
+
 def nodes() -> list[dict[str, Any]]:
     """The nodes that are up."""
     return [node for node in ray.nodes() if node["Alive"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import threading
 import traceback
@@ -23,6 +24,7 @@ from raykd.evaluation.report import write_report
 from raykd.evaluation.report_data import ModelFacts, Report
 from raykd.models.load import ModelSource
 from raykd.pipeline import cluster, plan, preflight, stages
+from raykd.pipeline.anchor import anchored
 from raykd.pipeline.outcome import run_report, write_figures
 from raykd.pipeline.run_dir import RunDirectory, claim
 from raykd.student.engine import ZeroStudent
@@ -34,13 +36,16 @@ from raykd.telemetry.metrics import MetricsTail
 from raykd.telemetry.progress import Progress
 
 POLL_S = 0.5
+ENGINES: dict[str, EngineClass] = {"transformers": TransformersEngine}
+"""What `teacher.engine` may name."""
 
 
 @dataclass(frozen=True)
 class Parts:
     """What may be put in the place of the real teacher and student, in tests and benchmarks."""
 
-    engine_class: EngineClass = TransformersEngine
+    engine_class: EngineClass | None = None
+    """None: what `teacher.engine` names."""
     student_class: StudentClass = ZeroStudent
 
 
@@ -60,12 +65,12 @@ def distill(job: Job, progress: Progress, *, resume: bool, parts: Parts = Parts(
         RaykdError: Something is wrong with the job, or the run could not go on.
         Interrupted: A person stopped it; a checkpoint was saved.
     """
+    job = anchored(job, cluster.works_in_copy())
     run = claim(job, resume)
     started = now()
     try:
         with progress.stage("check"):
-            preflight.require_resources(job)
-            preflight.require_storage(job)
+            preflight.require(job)
         with progress.stage("models"):
             models = cluster.run_remote(stages.find_models, job, run)
             initial = cluster.run_remote(stages.make_student, job, run, models)
@@ -134,11 +139,20 @@ def start_teacher(job: Job, models: stages.Models, parts: Parts) -> Teacher:
         head_chunk_tokens=config.head_chunk_tokens,
     )
     replica = ReplicaSpec.of(
-        parts.engine_class, engine, config.tensor_parallel, config.cpus_per_shard
+        parts.engine_class or ENGINES[config.engine],
+        engine,
+        config.tensor_parallel,
+        config.cpus_per_shard,
     )
-    service = TeacherService(job.name, config, replica, config.replicas)
+    service = TeacherService(_app_name(job), config, replica, config.replicas)
     service.start()
     return Teacher(service)
+
+
+def _app_name(job: Job) -> str:
+    """Runs of one name under other storage paths have teachers of their own."""
+    place = str(RunDirectory.of(job).root)
+    return f"raykd-{job.name}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
 
 
 def _prepare(

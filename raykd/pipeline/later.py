@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from raykd.config.corpus import CorpusConfig
 from raykd.config.job import Job
-from raykd.errors import StorageError
-from raykd.evaluation.report import write_report
+from raykd.errors import JobError, StorageError
+from raykd.evaluation.report import read_report, write_report
 from raykd.evaluation.report_data import Report
 from raykd.models.load import ModelSource
-from raykd.pipeline import cluster, preflight, stages
+from raykd.pipeline import cluster, resources, stages
 from raykd.pipeline.distill import Parts, now, start_teacher
-from raykd.pipeline.outcome import evaluation_report
+from raykd.pipeline.outcome import evaluation_report, write_figures
+from raykd.pipeline.plan import replicas
 from raykd.pipeline.run_dir import RunDirectory, load_run_job
 from raykd.teacher.engine import ScoreSpec
 from raykd.telemetry.progress import Progress
@@ -41,15 +45,20 @@ def export_run(root: Path, output: Path | None) -> tuple[Path, int]:
     models = cluster.run_remote(stages.find_models, job, run)
     initial = _initial(run, models)
     steps = cluster.run_remote(stages.export_student, job, run, models, initial, directory)
+    if (run.root / "report.json").is_file():
+        write_figures(directory, read_report(run.root))
     return directory, steps
 
 
-def evaluate_run(root: Path, data: Path, name: str, progress: Progress) -> tuple[Path, Report]:
+def evaluate_run(
+    root: Path, data: Path, form: str, name: str, progress: Progress
+) -> tuple[Path, Report]:
     """Measure teacher, untrained student and student on other text.
 
     Args:
         root: The run directory, with an exported student.
         data: A file or directory; its columns are named as in the job's corpus.
+        form: Its format, as in the job's corpora.
         name: Of the measurement.
         progress: Shows it to a person.
 
@@ -64,14 +73,9 @@ def evaluate_run(root: Path, data: Path, name: str, progress: Progress) -> tuple
     job, run = _open(root)
     if not (run.student / "config.json").is_file():
         raise StorageError(f"{run.student}: no exported student; `raykd export {root}` makes one")
-    corpus = CorpusConfig(
-        source=str(data),
-        columns=job.data.corpus.columns,
-        text_unit=job.data.corpus.text_unit,
-        on_bad_record=job.data.corpus.on_bad_record,
-    )
-    directory = run.root / "evaluations" / name
-    preflight.require_resources(job)
+    corpus = _like_the_jobs(job, data, form)
+    directory = run.root / "evaluations" / _plain(name)
+    resources.require(job, {"scoring": [replicas(job)]})
     with progress.stage("prepare"):
         models = cluster.run_remote(stages.find_models, job, run)
         stats = cluster.run_remote(stages.prepare_other, job, models, corpus, directory / "rows")
@@ -105,6 +109,28 @@ def evaluate_run(root: Path, data: Path, name: str, progress: Progress) -> tuple
     )
     write_report(directory, report)
     return directory, report
+
+
+def _like_the_jobs(job: Job, data: Path, form: str) -> CorpusConfig:
+    """The other text, read as the job's corpus is."""
+    corpus = job.data.corpus
+    try:
+        return CorpusConfig.model_validate(
+            {
+                **corpus.model_dump(include={"columns", "text_unit", "on_bad_record"}),
+                "source": str(data.expanduser().absolute()),
+                "format": form,
+            }
+        )
+    except ValidationError as error:
+        raise JobError(f"--format {form}: {error.errors()[0]['msg']}") from None
+
+
+def _plain(name: str) -> str:
+    """A measurement's name is a directory's name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise JobError(f"--name {name!r}: letters, digits, '.', '_' and '-' only")
+    return name
 
 
 def _open(root: Path) -> tuple[Job, RunDirectory]:

@@ -40,30 +40,33 @@ def requests_in_flight(job: Job) -> int:
     return job.stream.requests_in_flight or 2 * job.teacher.replicas + 2
 
 
-def demands(job: Job) -> list[Demand]:
-    """What teacher, student and loaders hold at the same time."""
-    teacher, student = job.teacher, job.student
-    parts = [
-        Demand(
-            "student ranks",
-            student.num_workers,
-            student.cpus_per_worker,
-            1.0 if student.device == "gpu" else 0.0,
-        ),
-        Demand(
-            "loaders",
-            job.stream.num_loaders,
-            job.stream.cpus_per_loader + READ_CPUS / job.stream.num_loaders,
-            0.0,
-        ),
-    ]
-    if not job.needs_teacher_for_training:
-        return parts
+def phases(job: Job) -> dict[str, list[Demand]]:
+    """What the job holds at the same time, phase by phase.
+
+    The teacher scores the held-out rows before any rank starts; it stays while it is learned from.
+    """
+    if job.needs_teacher_for_training:
+        return {"training": [replicas(job), *_training(job)]}
+    return {"scoring": [replicas(job)], "training": _training(job)}
+
+
+def replicas(job: Job) -> Demand:
+    """What the teacher holds."""
+    teacher = job.teacher
     shards = teacher.tensor_parallel
-    replica = Demand(
+    return Demand(
         "teacher replicas",
         teacher.replicas,
         shards * teacher.cpus_per_shard + REPLICA_CPUS,
         float(shards) if teacher.device == "gpu" else 0.0,
     )
-    return [replica, *parts]
+
+
+def _training(job: Job) -> list[Demand]:
+    student, stream = job.student, job.stream
+    on_gpu = student.device == "gpu"
+    return [
+        Demand("student ranks", student.num_workers, student.cpus_per_worker, float(on_gpu)),
+        Demand("loaders", stream.num_loaders, stream.cpus_per_loader, 0.0),
+        Demand("reader", 1, READ_CPUS, 0.0),
+    ]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import uuid
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from raykd.config.job import Job
-from raykd.errors import ModelError, RaykdError, ResourceError, StorageError
-from raykd.pipeline import cluster, stages
-from raykd.pipeline.plan import Demand, demands
+from raykd.errors import JobError, RaykdError, StorageError
+from raykd.pipeline import cluster, resources, stages
+from raykd.pipeline.plan import phases
 from raykd.pipeline.run_dir import RunDirectory
 
 
@@ -25,66 +26,24 @@ class Finding:
 
 
 def check_resources(job: Job) -> Finding:
-    """Sum what the job holds against what the cluster has.
-
-    An autoscaling cluster counts with what its nodes have now; raise them or its minimum first.
-    """
-    have = cluster.totals()
-    wanted = demands(job)
-    cpus, gpus = sum(d.cpus for d in wanted), sum(d.gpus for d in wanted)
-    text = f"{_sum(wanted, 'CPU')}; {_sum(wanted, 'GPU')}; the cluster has "
-    text += f"{have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs"
-    short = [
-        f"{name}s are {want - have.get(name, 0):g} short"
-        for name, want in (("CPU", cpus), ("GPU", gpus))
-        if want > have.get(name, 0) + 1e-9
-    ]
-    if short:
-        fix = (
-            "lower teacher.replicas, teacher.cpus_per_shard, student.num_workers or "
-            "student.cpus_per_worker, or add nodes"
-        )
-        return Finding(False, "resources", f"{text}: {' and '.join(short)}; {fix}")
-    return _check_packing(job, text)
+    """Sum what the job holds against what the cluster has."""
+    short, text = resources.shortage(job, phases(job))
+    return Finding(not short, "resources", text)
 
 
-def _check_packing(job: Job, text: str) -> Finding:
-    """The shards of a replica share a node: some node must hold them all."""
-    teacher = job.teacher
-    if not job.needs_teacher_for_training:
-        return Finding(True, "resources", text)
-    cpus = teacher.tensor_parallel * teacher.cpus_per_shard
-    gpus = teacher.tensor_parallel if teacher.device == "gpu" else 0
-    fits = any(
-        node["Resources"].get("CPU", 0) >= cpus and node["Resources"].get("GPU", 0) >= gpus
-        for node in cluster.nodes()
-    )
-    if fits:
-        return Finding(True, "resources", text)
-    return Finding(
-        False,
-        "resources",
-        f"{text}: no single node has the {cpus:g} CPUs and {gpus} GPUs of one teacher replica "
-        f"(teacher.tensor_parallel: {teacher.tensor_parallel}); lower it or use larger nodes",
-    )
-
-
-def _sum(wanted: list[Demand], name: str) -> str:
-    each = [(d.part, d.count, d.cpus_each if name == "CPU" else d.gpus_each) for d in wanted]
-    total = sum(count * amount for _, count, amount in each)
-    terms = [f"{count} {part} x {amount:g}" for part, count, amount in each if amount]
-    return f"{name}: {' + '.join(terms)} = {total:g}" if terms else f"{name}: none"
-
-
-def require_resources(job: Job) -> None:
-    """Fail at once rather than wait for what is not there.
-
-    Raises:
-        ResourceError: Shows the sum.
-    """
-    finding = check_resources(job)
-    if not finding.ok:
-        raise ResourceError(finding.text)
+def check_trackers(job: Job) -> Finding:
+    """Are the trackers that the job asks for installed?"""
+    tracking = job.tracking
+    asked = {
+        "tensorboard": tracking.tensorboard,
+        "mlflow": tracking.mlflow is not None,
+        "wandb": tracking.wandb is not None,
+    }
+    missing = [name for name, on in asked.items() if on and find_spec(name) is None]
+    if missing:
+        fields = ", ".join(f"tracking.{name}" for name in missing)
+        return Finding(False, "trackers", f"{fields}: not installed; pip install 'raykd[trackers]'")
+    return Finding(True, "trackers", ", ".join(n for n, on in asked.items() if on) or "none")
 
 
 def check_storage(job: Job) -> Finding:
@@ -135,15 +94,19 @@ def _remove(probe: Path) -> None:
     shutil.rmtree(probe, ignore_errors=True)
 
 
-def require_storage(job: Job) -> None:
-    """Fail before anything runs.
+def require(job: Job) -> None:
+    """What a run looks at before anything of it runs.
 
     Raises:
-        StorageError: Says where it is not shared.
+        ResourceError: The cluster has too little; shows the sum.
+        StorageError: Says where the storage is not shared.
+        JobError: A tracker is not installed.
     """
-    finding = check_storage(job)
-    if not finding.ok:
+    resources.require(job, phases(job))
+    if not (finding := check_storage(job)).ok:
         raise StorageError(finding.text)
+    if not (finding := check_trackers(job)).ok:
+        raise JobError(finding.text)
 
 
 def check_models(job: Job) -> list[Finding]:
@@ -166,19 +129,19 @@ def check_models(job: Job) -> list[Finding]:
 
 
 def check_memory(job: Job) -> Finding:
-    """Weights, gradients and optimizer of the student against each node's memory (CPU only)."""
+    """Weights, gradients and optimizer against the cluster's memory (where all runs on CPUs)."""
     run = RunDirectory.of(job)
     try:
         sizes = cluster.run_remote(stages.count_parameters, job, run)
     except RaykdError as error:
         return Finding(False, "memory", str(error))
-    # Weights, gradients, two moments: 4 bytes each in fp32; bf16 has 2 + 2 and fp32 masters beside.
-    student_bytes = sizes["student"] * 16
+    # Trained: weight, gradient and two moments of 4 bytes each; bf16 has 2 + 2 and fp32 masters.
+    frozen_bytes = 2 if job.student.dtype == "bf16" else 4
+    student_bytes = sizes["student"] * (16 if job.student.lora is None else frozen_bytes)
     teacher_bytes = sizes["teacher"] * (2 if job.teacher.dtype == "bf16" else 4)
+    copies = job.student.num_workers if job.student.zero_stage == 0 else 1
+    total = teacher_bytes * job.teacher.replicas + student_bytes * copies
     have = cluster.totals().get("memory", math.inf)
-    total = teacher_bytes * job.teacher.replicas + student_bytes * (
-        job.student.num_workers if job.student.zero_stage == 0 else 1
-    )
     text = (
         f"teacher {sizes['teacher'] / 1e6:,.1f}M parameters, {teacher_bytes / 2**30:.2f} GiB a "
         f"replica; student {sizes['student'] / 1e6:,.1f}M, {student_bytes / 2**30:.2f} GiB of "
@@ -191,7 +154,7 @@ def check_memory(job: Job) -> Finding:
 
 def check(job: Job) -> list[Finding]:
     """All checks of a job against the connected cluster."""
-    findings = [check_storage(job), check_resources(job)]
+    findings = [check_storage(job), check_resources(job), check_trackers(job)]
     findings += check_corpora(job)
     findings += check_models(job)
     if all(f.ok for f in findings if f.subject in ("models", "storage")):
@@ -206,11 +169,8 @@ def check_corpora(job: Job) -> list[Finding]:
     findings = []
     for name, corpus in corpora.items():
         try:
-            place = cluster.run_remote(stages.first_document, corpus)
+            place = cluster.run_remote(stages.first_document, corpus, name)
             findings.append(Finding(True, name, f"begins at {place}"))
         except RaykdError as error:
             findings.append(Finding(False, name, str(error)))
     return findings
-
-
-__all__ = ["Finding", "ModelError", "check", "require_resources", "require_storage"]

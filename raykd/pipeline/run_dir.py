@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,30 +104,45 @@ class RunDirectory:
 def claim(job: Job, resume: bool) -> RunDirectory:
     """Make the run directory, or check that the one that is there may go on.
 
+    A directory in which nothing was learned yet is nobody's: its job may be corrected and begun
+    again.
+
     Raises:
         StorageError: It cannot be written, or holds another run, or `resume` finds none.
     """
     run = RunDirectory.of(job)
-    if run.job_file.is_file():
-        if not resume:
-            raise StorageError(
-                f"{run.root} holds a run already: --resume goes on with it, "
-                "--set name=OTHER starts one beside it"
-            )
+    begun = run.metrics.is_file() or run.checkpoints.is_dir() or run.student.is_dir()
+    if run.job_file.is_file() and resume:
         _check_same(load_run_job(run.root), job, run)
+    elif run.job_file.is_file() and begun:
+        raise StorageError(
+            f"{run.root} holds a run already: --resume goes on with it, "
+            "--set name=OTHER starts one beside it"
+        )
     elif resume:
         raise StorageError(f"{run.root}: there is no run to resume; leave --resume out")
-    elif run.root.is_dir() and any(run.root.iterdir()):
+    elif run.root.is_dir() and any(run.root.iterdir()) and not run.job_file.is_file():
         raise StorageError(
             f"{run.root} is not empty and is not a run of raykd; choose another name or "
             "storage_path"
         )
+    elif run.root.is_dir():
+        _forget(run)
     _write_probe(run.root)
     run.logs.mkdir(parents=True, exist_ok=True)
     run.model_cache.mkdir(parents=True, exist_ok=True)
     run.stop_file.unlink(missing_ok=True)
-    run.job_file.write_text(dump_job(job))
+    aside = run.job_file.with_suffix(".aside")
+    aside.write_text(dump_job(job))
+    aside.rename(run.job_file)
     return run
+
+
+def _forget(run: RunDirectory) -> None:
+    """Remove what another job's models made; prepared rows know themselves whether they fit."""
+    shutil.rmtree(run.initial_student, ignore_errors=True)
+    for scored in run.data.glob("*.scored.arrow"):
+        scored.unlink()
 
 
 def load_run_job(root: Path) -> Job:
@@ -161,7 +177,7 @@ def _check_same(before: Job, now: Job, run: RunDirectory) -> None:
         for path, old, new in _differences(
             before.model_dump(mode="json"), now.model_dump(mode="json"), ""
         )
-        if not path.startswith(MAY_CHANGE)
+        if not any(f"{path}.".startswith(f"{key}.") for key in MAY_CHANGE)
     ]
     if differing:
         raise StorageError(

@@ -115,15 +115,15 @@ def _check_top_k(job: Job, vocab_size: int) -> None:
             raise ModelError(f"{field}: {k} is more than the {vocab_size} tokens there are")
 
 
-def first_document(corpus: CorpusConfig) -> str:
+def first_document(corpus: CorpusConfig, field: str) -> str:
     """Where the first readable document is.
 
     Raises:
         CorpusError: There is none.
     """
-    for document in read_documents(corpus, BadRecords.of(corpus, "data.corpus", None)):
+    for document in read_documents(corpus, BadRecords.of(corpus, field, None)):
         return document.place
-    raise CorpusError("no document")
+    raise CorpusError(f"{field}: no document")
 
 
 def count_parameters(job: Job, run: RunDirectory) -> dict[str, int]:
@@ -159,7 +159,8 @@ def make_student(job: Job, run: RunDirectory, models: Models) -> ModelSource:
 def prepare_rows(job: Job, run: RunDirectory, models: Models) -> dict[str, Any]:
     """Read, tokenize and pack every corpus; returns statistics by set."""
     tokenizer = load_tokenizer(models.teacher, "teacher.model")
-    stats = prepare(job, tokenizer, run.data, run.logs)
+    begun = latest(run.checkpoints) is not None
+    stats = prepare(job, tokenizer, run.data, run.logs, must_exist=begun)
     return {name: _told(one) for name, one in stats.items()}
 
 

@@ -51,9 +51,11 @@ def publish(checkpoints: Path, mark: CheckpointMark, keep: int) -> Path:
     written = aside(checkpoints, mark.step)
     (written / MANIFEST).write_text(json.dumps(asdict(mark)) + "\n")
     whole = checkpoints / name_of(mark.step)
-    shutil.rmtree(whole, ignore_errors=True)
+    if whole.exists():
+        whole.rename(whole.with_name(f".{whole.name}.replaced"))
     written.rename(whole)
-    for old in _whole(checkpoints)[:-keep]:
+    left_over = [p for p in checkpoints.iterdir() if p.suffix in (ASIDE, ".replaced")]
+    for old in [*_whole(checkpoints)[:-keep], *left_over]:
         shutil.rmtree(old, ignore_errors=True)
     return whole
 

@@ -18,6 +18,7 @@ from raykd.losses.buckets import BucketTargets
 from raykd.losses.heldout import HeldoutSums, heldout_sums
 from raykd.losses.mix import LossParts
 from raykd.models.batch import collate
+from raykd.models.head import check_head
 from raykd.models.load import ModelSource, load_model
 from raykd.soft_targets.codec import columns_to_targets
 from raykd.soft_targets.top_k import TopKTargets
@@ -91,12 +92,16 @@ class ZeroStudent:
         )
         torch.manual_seed(job.seed)
         config = deepspeed_config(job)
+        # It adopts the group there is; loading under ZeRO 3 would think itself alone without.
+        deepspeed.init_distributed(auto_mpi_discovery=False)
         # Alive before and while the weights load: under ZeRO 3 they are sharded as they come in.
         self._zero3 = _zero3_loading(config)
         module = DistillationModule(build_causal_lm(job, source), job, vocab_size)
         self._engine, *_ = deepspeed.initialize(
             model=module, optimizer=_optimizer(module, job), config=config
         )
+        self._engine.eval()
+        check_head(self._engine.module.causal_lm, "student.init")
 
     def train_step(self, rows: pa.Table, step: int, wait_s: float, wish: Wish) -> StepResult:
         """Forward, backward and one optimizer step over this rank's rows.

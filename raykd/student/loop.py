@@ -104,8 +104,9 @@ def run(
         assert mine is not None
         result = _train_step(job, student, mine, step, wait_s, _wish(rank, stop_file, clock))
         done = step + 1
-        measured = _heldout_if_due(job, student, heldout, done, stretch.num_steps)
+        # Measuring is not training: the step's time ends before it.
         seconds = time.perf_counter() - started
+        measured = _heldout_if_due(job, student, heldout, done, stretch.num_steps)
         if records is not None:
             line = _line(job, stretch, done, result, seconds, measured)
             records.metrics.write(line)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,12 +14,10 @@ import pyarrow as pa
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from raykd import errors
 from raykd.config.job import Job
 from raykd.config.load import dump_job
-from raykd.errors import RaykdError, RunError
 from raykd.models.load import ModelSource
-from raykd.student import loop
+from raykd.student import failures, loop
 from raykd.student.checkpoint import latest
 from raykd.student.engine import Student, ZeroStudent
 from raykd.telemetry.metrics import MetricsWriter
@@ -59,9 +55,9 @@ class StudentRun:
         return Path(self.directory) / "logs" / "stop"
 
     @property
-    def failure_file(self) -> Path:
-        """What a rank that failed said."""
-        return Path(self.directory) / "logs" / "failure.json"
+    def logs(self) -> Path:
+        """Where a rank that failed says why."""
+        return Path(self.directory) / "logs"
 
     def first_step(self) -> int:
         """Steps that the newest checkpoint has done."""
@@ -86,7 +82,7 @@ def train(run: StudentRun, stream: Callable[[], Any], data_config: ray.train.Dat
         RunError: The group failed in another way.
     """
     student = run.job.student
-    run.failure_file.unlink(missing_ok=True)
+    failures.forget(run.logs)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(student.start_timeout_s)
     on_gpu = student.device == "gpu"
     train_v2: Any = ray.train  # its names are typed as those of the version before
@@ -116,7 +112,7 @@ def train(run: StudentRun, stream: Callable[[], Any], data_config: ray.train.Dat
     try:
         trainer.fit()
     except Exception as error:
-        raise _what_a_rank_said(run.failure_file, error) from error
+        raise failures.told(run.logs, error) from error
     return run.first_step()
 
 
@@ -128,10 +124,15 @@ def _group_timeout_s(job: Job) -> int:
 
 def _rank_main(config: dict[str, Any]) -> None:
     run: StudentRun = config["run"]
+    rank = ray.train.get_context().get_world_rank()
+    # A restart would meet the same rows, the same loss: end at once instead.
+    if (before := failures.fatal(run.logs)) is not None:
+        raise before
+    failures.forget(run.logs, rank)
     try:
         _run_rank(run)
     except Exception as error:
-        _keep_failure(run.failure_file, error)
+        failures.keep(run.logs, rank, error)
         raise
 
 
@@ -236,58 +237,3 @@ def _read_heldout(file: str | None) -> pa.Table | None:
         return None
     with pa.memory_map(file) as source:
         return pa.ipc.open_file(source).read_all()
-
-
-def _keep_failure(file: Path, error: Exception) -> None:
-    """The first failure of the group is the one that explains the others."""
-    cause = _raykd_cause(error)
-    record = {
-        "type": type(cause or error).__name__,
-        "message": str(cause or error),
-        "traceback": "".join(traceback.format_exception(error)),
-        "time": time.time(),
-    }
-    try:
-        with file.open("x") as out:
-            json.dump(record, out)
-    except FileExistsError:
-        if cause is not None and json.loads(file.read_text())["type"] not in _own_errors():
-            file.write_text(json.dumps(record))
-
-
-def _raykd_cause(error: BaseException | None) -> RaykdError | None:
-    """raykd's own error inside Ray's wrappers, if there is one."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, RaykdError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
-    return None
-
-
-def _own_errors() -> dict[str, type[RaykdError]]:
-    return {
-        name: kind
-        for name, kind in vars(errors).items()
-        if isinstance(kind, type) and issubclass(kind, RaykdError)
-    }
-
-
-def _what_a_rank_said(file: Path, error: Exception) -> RaykdError:
-    if not file.is_file():
-        own = _raykd_cause(error)
-        return own or RunError(f"the student group failed: {_last_line(str(error))}")
-    record = json.loads(file.read_text())
-    kind = _own_errors().get(record["type"])
-    if kind is not None:
-        return kind(record["message"])
-    return RunError(
-        f"a student rank failed: {record['type']}: {_last_line(record['message'])} "
-        f"(its traceback is in {file})"
-    )
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    return lines[-1] if lines else "no message"

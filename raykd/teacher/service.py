@@ -238,7 +238,7 @@ class TeacherService:
     def __init__(
         self, name: str, config: TeacherConfig, spec: ReplicaSpec, num_replicas: int
     ) -> None:
-        self._app = f"raykd-{name}"
+        self._app = name
         self._config = config
         self._spec = spec
         self._num_replicas = num_replicas
@@ -274,11 +274,8 @@ class TeacherService:
         except Exception as error:
             self._failure = error
 
-    def wait(self, check: Callable[[], None] = lambda: None) -> TeacherClient:
+    def wait(self) -> TeacherClient:
         """Block until every replica is ready.
-
-        Args:
-            check: Called every half second; may raise to give up.
 
         Raises:
             TeacherError: It did not start, or not in time; says what Serve says.
@@ -288,7 +285,6 @@ class TeacherService:
         while self._thread.is_alive() and time.monotonic() < deadline:
             self._thread.join(timeout=0.5)
             self._stop_on_failure()
-            check()
         if self._failure is not None or self._thread.is_alive():
             raise TeacherError(self._why())
         return TeacherClient(self._app, self._config.request_timeout_s, self._config.max_retries)
@@ -307,11 +303,13 @@ class TeacherService:
         lines = [line.strip() for line in said.strip().splitlines() if line.strip()]
         useful = [line for line in lines if "Error" in line] or lines
         return (
-            f"the teacher did not start within {self._config.start_timeout_s:g} s or failed to: "
-            f"{useful[-1] if useful else said}"
+            f"the teacher did not start (teacher.start_timeout_s: "
+            f"{self._config.start_timeout_s:g}): {useful[-1] if useful else said}"
         )
 
     def stop(self) -> None:
         """Take the teacher down and free its resources."""
         _handles.pop(self._app, None)
         serve.delete(self._app)
+        if not serve.status().applications:
+            serve.shutdown()

@@ -1,0 +1,65 @@
+"""Relative paths of a job made absolute, before other processes open them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raykd.config.corpus import CorpusConfig
+from raykd.config.job import Job
+from raykd.config.student import FromPretrained
+from raykd.errors import StorageError
+
+
+def anchored(job: Job, in_copy: bool) -> Job:
+    """The job with absolute paths.
+
+    Args:
+        job: As it was read.
+        in_copy: The driver works in a copy that Ray made of a submitted working directory. Every
+            node has one at another place, so paths into it stay relative.
+
+    Raises:
+        StorageError: `storage_path` would lie in that copy, which Ray removes.
+    """
+    storage = Path(job.storage_path).expanduser()
+    if in_copy and not storage.is_absolute():
+        raise StorageError(
+            f"storage_path: {job.storage_path!r} is relative, and this job works in a copy of the "
+            "working directory that Ray removes when it ends; give a directory that every node "
+            "sees: --set storage_path=/shared/runs"
+        )
+    job = job.model_copy(update={"storage_path": str(storage.absolute())})
+    return job if in_copy else _anchor_inputs(job)
+
+
+def _anchor_inputs(job: Job) -> Job:
+    init = job.student.init
+    if isinstance(init, FromPretrained):
+        init = init.model_copy(update={"model": _absolute(init.model)})
+    sets = {name: _anchor_corpus(corpus) for name, corpus in job.evaluation.sets.items()}
+    return job.model_copy(
+        update={
+            "data": job.data.model_copy(update={"corpus": _anchor_corpus(job.data.corpus)}),
+            "teacher": job.teacher.model_copy(update={"model": _absolute(job.teacher.model)}),
+            "student": job.student.model_copy(update={"init": init}),
+            "evaluation": job.evaluation.model_copy(update={"sets": sets}),
+        }
+    )
+
+
+def _anchor_corpus(corpus: CorpusConfig) -> CorpusConfig:
+    source = corpus.source
+    anchored_source = (
+        _absolute(source) if isinstance(source, str) else [_absolute(one) for one in source]
+    )
+    return corpus.model_copy(update={"source": anchored_source})
+
+
+def _absolute(reference: str) -> str:
+    """An existing path or glob becomes absolute; a hub's name or a package's stays."""
+    path = Path(reference).expanduser()
+    if reference.startswith("package:") or path.is_absolute():
+        return reference
+    if path.exists() or (any(c in reference for c in "*?[") and any(Path().glob(reference))):
+        return str(path.absolute())
+    return reference

@@ -1,0 +1,51 @@
+"""One shard of a tensor-parallel teacher: run by a test as a process of its own.
+
+Arguments: model directory, rank, world size, port, rows file, output file.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import pyarrow as pa
+import torch
+
+from raykd.models.batch import collate
+from raykd.models.head import head_logits, hidden_states
+from raykd.models.load import ModelSource
+from raykd.teacher.engine import EngineSpec, ScoreSpec, ShardPlace
+from raykd.teacher.transformers_tp import TransformersEngine
+
+
+def main(model: str, rank: int, world_size: int, port: int, rows_file: str, out: str) -> None:
+    with pa.memory_map(rows_file) as source:
+        rows = pa.ipc.open_file(source).read_all()
+    spec = EngineSpec(ModelSource(model), "fp32", False, 1, 64, 8)
+    engine = TransformersEngine(spec, ShardPlace(rank, world_size, "127.0.0.1", port))
+    batch = collate(rows)
+    with torch.inference_mode():
+        hidden = hidden_states(engine._model, batch.input_ids_BT, batch.position_ids_BT)
+        logits = head_logits(engine._model, hidden.flatten(0, 1))
+    scored = engine.score(rows, ScoreSpec(5, (1.0, 2.0), logits.shape[1]))
+    assert (scored is None) == (rank != 0)
+    local = sum(
+        p.to_local().numel() if hasattr(p, "to_local") else p.numel()
+        for p in engine._model.parameters()
+    )
+    if rank == 0:
+        torch.save(
+            {
+                "logits": logits,
+                "columns": {name: scored.column(name).to_pylist() for name in scored.column_names},
+                "described": engine.describe(),
+                "local": local,
+            },
+            out,
+        )
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(sys.argv[1], *map(int, sys.argv[2:5]), *sys.argv[5:])

@@ -1,0 +1,265 @@
+"""The client's patience, with a handle that fails as it is told to; no Ray is started."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray
+from ray.serve.exceptions import BackPressureError
+
+from raykd import schema
+from raykd.errors import SoftTargetError, TeacherError
+from raykd.models.load import ModelSource
+from raykd.pipeline import plan
+from raykd.teacher import service
+from raykd.teacher.engine import EngineSpec, ScoreSpec
+from raykd.teacher.service import ReplicaSpec, Scorer, TeacherClient
+
+SPEC = ScoreSpec(4, (1.0,), 320)
+NEVER = object()
+"""A response that does not come."""
+
+
+def engine_error(message: str = "row 3 is odd") -> Exception:
+    """What a caller gets where the engine's own code raised."""
+    cause = SoftTargetError(message)
+    return ray.exceptions.RayTaskError("score", "traceback", cause).as_instanceof_cause()
+
+
+def died() -> Exception:
+    return ray.exceptions.ActorDiedError("the replica's node is gone")
+
+
+def died_inside() -> Exception:
+    """A shard died under a replica that lives."""
+    return ray.exceptions.RayTaskError("score", "traceback", died())
+
+
+class FakeHandle:
+    """Answers requests with what it was given, in order; an exception is raised."""
+
+    def __init__(self, answers: list[Any]) -> None:
+        self.asked: list[tuple[pa.Table, ScoreSpec]] = []
+        self._answers: Iterator[Any] = iter(answers)
+        self.score = SimpleNamespace(remote=self._score)
+
+    async def _score(self, rows: pa.Table, spec: ScoreSpec) -> Any:
+        self.asked.append((rows, spec))
+        answer = next(self._answers)
+        if answer is NEVER:
+            await asyncio.Event().wait()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses asked for; none is made."""
+    made: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        made.append(seconds)
+
+    monkeypatch.setattr(service.asyncio, "sleep", pause)
+    return made
+
+
+@pytest.fixture
+def ordered_rows(packed_rows: Callable[..., pa.Table]) -> pa.Table:
+    rows = packed_rows([[4], [5], [6]])
+    places, sources = pa.array([8, 9, 10]), pa.array([31, 7, 90])
+    return pa.table(
+        [places, sources, *rows.columns], names=["row", "source_row", *rows.column_names]
+    )
+
+
+def ask(
+    monkeypatch: pytest.MonkeyPatch,
+    rows: pa.Table,
+    answers: list[Any],
+    max_retries: int = 3,
+    timeout_s: float = 5.0,
+) -> tuple[Any, FakeHandle]:
+    """What the client returns or raises, and the handle it used."""
+    handle = FakeHandle(answers)
+    monkeypatch.setattr(service, "_handle", lambda app: handle)
+    client = TeacherClient("app", timeout_s, max_retries)
+    try:
+        return asyncio.run(client.score(rows, SPEC)), handle
+    except TeacherError as error:
+        return error, handle
+
+
+ANSWER = pa.table({"x": [1]})
+
+
+def test_an_answer_is_passed_on(
+    monkeypatch: pytest.MonkeyPatch, ordered_rows: pa.Table, pauses: list[float]
+) -> None:
+    got, handle = ask(monkeypatch, ordered_rows, [ANSWER])
+    assert got is ANSWER
+    ((rows, spec),) = handle.asked
+    assert rows.column_names == schema.PREPARED.names
+    assert rows.column("input_ids").equals(ordered_rows.column("input_ids"))
+    assert spec == SPEC
+    assert pauses == []
+
+
+@pytest.mark.parametrize("lost", [died, died_inside, lambda: BackPressureError(1, 1)])
+def test_a_lost_request_is_asked_again(
+    lost: Callable[[], Exception],
+    monkeypatch: pytest.MonkeyPatch,
+    ordered_rows: pa.Table,
+    pauses: list[float],
+) -> None:
+    got, handle = ask(monkeypatch, ordered_rows, [lost(), lost(), lost(), ANSWER])
+    assert got is ANSWER
+    assert len(handle.asked) == 4
+    assert len(pauses) == 3
+    assert pauses == sorted(pauses) or max(pauses) > 2 * min(pauses)
+
+
+def test_pauses_grow(
+    monkeypatch: pytest.MonkeyPatch, ordered_rows: pa.Table, pauses: list[float]
+) -> None:
+    monkeypatch.setattr(service.random, "uniform", lambda low, high: 1.0)
+    ask(monkeypatch, ordered_rows, [died() for _ in range(9)], max_retries=8)
+    assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+
+
+@pytest.mark.parametrize("max_retries", [0, 2])
+def test_after_the_last_retry_the_rows_are_named(
+    max_retries: int,
+    monkeypatch: pytest.MonkeyPatch,
+    ordered_rows: pa.Table,
+    pauses: list[float],
+) -> None:
+    answers = [died() for _ in range(9)]
+    error, handle = ask(monkeypatch, ordered_rows, answers, max_retries=max_retries)
+    assert isinstance(error, TeacherError)
+    assert len(handle.asked) == max_retries + 1
+    assert len(pauses) == max_retries
+    assert str(error).startswith(
+        f"the teacher failed {max_retries + 1} times on rows 8 to 10 (prepared rows [31, 7, 90]); "
+        "last: ActorDiedError: "
+    )
+
+
+def test_what_the_engine_refuses_is_tried_once_more(
+    monkeypatch: pytest.MonkeyPatch, ordered_rows: pa.Table, pauses: list[float]
+) -> None:
+    error, handle = ask(monkeypatch, ordered_rows, [engine_error() for _ in range(9)])
+    assert isinstance(error, TeacherError)
+    assert len(handle.asked) == 2
+    assert str(error).endswith("last: SoftTargetError: row 3 is odd")
+
+
+def test_what_one_replica_refuses_another_may_answer(
+    monkeypatch: pytest.MonkeyPatch, ordered_rows: pa.Table, pauses: list[float]
+) -> None:
+    got, _ = ask(monkeypatch, ordered_rows, [engine_error(), ANSWER])
+    assert got is ANSWER
+
+
+def test_no_answer_in_time(
+    monkeypatch: pytest.MonkeyPatch, ordered_rows: pa.Table, pauses: list[float]
+) -> None:
+    error, handle = ask(monkeypatch, ordered_rows, [NEVER, NEVER], max_retries=1, timeout_s=0.05)
+    assert len(handle.asked) == 2
+    assert str(error).endswith("last: no answer within teacher.request_timeout_s (0.05 s)")
+    got, _ = ask(monkeypatch, ordered_rows, [NEVER, ANSWER], max_retries=1, timeout_s=0.05)
+    assert got is ANSWER
+
+
+def test_a_defect_is_not_taken_for_a_lost_request(
+    monkeypatch: pytest.MonkeyPatch, ordered_rows: pa.Table, pauses: list[float]
+) -> None:
+    with pytest.raises(ZeroDivisionError):
+        ask(monkeypatch, ordered_rows, [ZeroDivisionError("x"), ANSWER])
+
+
+def test_a_scorer_asks_for_its_kind_of_targets(
+    monkeypatch: pytest.MonkeyPatch, ordered_rows: pa.Table
+) -> None:
+    handle = FakeHandle([ANSWER])
+    monkeypatch.setattr(service, "_handle", lambda app: handle)
+    other = ScoreSpec(7, (1.0, 3.0), 9)
+    assert asyncio.run(Scorer(TeacherClient("app", 5.0, 0), other)(ordered_rows)) is ANSWER
+    assert handle.asked[0][1] == other
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (engine_error(), True),
+        (ValueError("x"), True),
+        (ray.exceptions.RayTaskError("f", "t", engine_error()), True),
+        (died(), False),
+        (died_inside(), False),
+        (TimeoutError(), False),
+        (BackPressureError(1, 1), False),
+    ],
+)
+def test_whose_fault_it_is(error: Exception, raised: bool) -> None:
+    assert service._engine_raised(error) is raised
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TimeoutError(), "no answer within teacher.request_timeout_s (2.5 s)"),
+        (engine_error("first\nlast"), "SoftTargetError: last"),
+        (ValueError(""), "ValueError: "),
+        (ray.exceptions.RayTaskError("f", "t", engine_error("deep")), "SoftTargetError: deep"),
+    ],
+)
+def test_reasons(error: Exception, reason: str) -> None:
+    assert service._reason(error, 2.5) == reason
+
+
+def test_rows_are_named(ordered_rows: pa.Table) -> None:
+    assert service._name_rows(ordered_rows) == "rows 8 to 10 (prepared rows [31, 7, 90])"
+    assert service._name_rows(ordered_rows.select(["input_ids"])) == "3 held-out rows"
+    assert service._name_rows(ordered_rows.slice(0, 0)) == "0 held-out rows"
+    many = pa.table({"row": list(range(20)), "source_row": list(range(100, 120))})
+    named = service._name_rows(many)
+    assert named == "rows 0 to 19 (prepared rows [100, 101, 102, 103, 104, 105, 106, 107]...)"
+
+
+@pytest.mark.parametrize(
+    ("use_gpu", "shards", "rest"),
+    [
+        (False, 1, [{"CPU": 0.5}]),
+        (False, 3, [{"CPU": 0.5}] * 3),
+        (True, 2, [{"CPU": 0.5, "GPU": 1.0}] * 2),
+    ],
+)
+def test_bundles(use_gpu: bool, shards: int, rest: list[dict[str, float]]) -> None:
+    engine = EngineSpec(ModelSource("m"), "fp32", use_gpu, 1, 10, 10)
+    first, *others = ReplicaSpec(lambda *_: None, engine, shards, 0.5).bundles  # type: ignore[arg-type,return-value]
+    assert others == rest
+    assert set(first) == {"CPU"}
+    assert 0 < first["CPU"] < 0.1
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_the_plan_counts_what_the_bundles_reserve(
+    device: str, make_job: Callable[..., Any]
+) -> None:
+    job = make_job({"teacher.device": device, "teacher.replicas": 3, "teacher.tensor_parallel": 2})
+    engine = EngineSpec(ModelSource("m"), "fp32", device == "gpu", 1, 10, 10)
+    bundles = ReplicaSpec(
+        lambda *_: None,  # type: ignore[arg-type,return-value]
+        engine,
+        job.teacher.tensor_parallel,
+        job.teacher.cpus_per_shard,
+    ).bundles
+    (demand,) = [d for d in plan.demands(job) if d.part == "teacher replicas"]
+    assert demand.cpus == pytest.approx(3 * sum(b["CPU"] for b in bundles))
+    assert demand.gpus == 3 * sum(b.get("GPU", 0) for b in bundles)
