@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import psutil
 import record
-from rich.console import Console
 from rich.table import Table
 from standins import Sleep, job_of, own_ray, train_asleep
 
@@ -133,7 +132,7 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(run_one(arguments.one, arguments)))
         return
-    console, on = Console(), record.machine()
+    console, on = record.console(), record.machine()
     results = [run_child(top_k, arguments) for top_k in arguments.top_k]
     console.print(table_of(results))
     if not arguments.no_write:

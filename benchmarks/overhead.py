@@ -431,7 +431,7 @@ def main() -> None:
     if arguments.side:
         (run_raykd if arguments.side == "raykd" else run_plain)(arguments)
         return
-    console, on = Console(), record.machine()
+    console, on = record.console(), record.machine()
     with tempfile.TemporaryDirectory(prefix="rko-") as scratch:
         arguments.scratch = Path(scratch)
         result = compare(arguments)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import record
-from rich.console import Console
 from rich.table import Table
 from standins import Course, Sleep, job_of, own_ray, train_asleep
 
@@ -180,7 +179,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, help="stream.requests_in_flight.")
     parser.add_argument("--no-write", action="store_true", help="Leave the results file alone.")
     arguments = parser.parse_args()
-    console, on, results = Console(), record.machine(), []
+    console, on, results = record.console(), record.machine(), []
     for case in CASES:
         if arguments.only and case.name not in arguments.only:
             continue

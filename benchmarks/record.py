@@ -10,8 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("raykd", "ray", "torch", "transformers", "deepspeed", "pyarrow")
+
+
+def console() -> Console:
+    """Wide enough for the tables where no terminal says how wide it is."""
+    return Console(width=None if Console().is_terminal else 132)
 
 
 def machine() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -52,6 +53,16 @@ def main(
     ] = False,
 ) -> None:
     """Turn one job file into a distilled model."""
+    _show_ray_token()
+
+
+def _show_ray_token() -> None:
+    """Ray's own token, where this person has one: `ray start` asks for it once it is there.
+
+    A local Ray leaves one behind, but no client shows it unless told to before Ray is imported.
+    """
+    if (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 @app.command()

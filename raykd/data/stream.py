@@ -150,7 +150,11 @@ def _dataset(
     loaders = min(config.num_loaders, requests_in_flight)
     each = -(-requests_in_flight // loaders)
     ids: Any = ray.data.read_datasource(
-        BlockIds(blocks), override_num_blocks=blocks, ray_remote_args={"num_cpus": READ_CPUS}
+        BlockIds(blocks),
+        override_num_blocks=blocks,
+        ray_remote_args={"num_cpus": READ_CPUS},
+        # One process names all blocks; else Ray starts as many as fit into the free CPUs.
+        concurrency=1,
     )
     dataset: ray.data.Dataset = ids.map_batches(
         BlockLoader,

@@ -154,7 +154,11 @@ def load_run_job(root: Path) -> Job:
     file = root / "job.yaml"
     if not file.is_file():
         raise StorageError(f"{root}: not a run directory (it has no job.yaml)")
-    tree = yaml.safe_load(file.read_text())
+    try:
+        tree = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise StorageError(f"{file}: cannot be read as the run's job ({reason})") from None
     return parse_job(tree, {}, str(file))
 
 

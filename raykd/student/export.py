@@ -114,6 +114,6 @@ def _merge_lora(model: Any) -> Any:
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.get_base_layer())
     for attribute in ("peft_config", "_hf_peft_config_loaded"):
-        if hasattr(model, attribute):
-            delattr(model, attribute)
+        # Where injection set it on the model; the class has one of its own.
+        vars(model).pop(attribute, None)
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import traceback
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from raykd import errors
 from raykd.errors import RaykdError, RunError
 
+OWN_IN_TEXT = re.compile(r"^raykd\.errors\.(\w+): (.+)$", re.MULTILINE)
 FATAL = ("DivergenceError", "OrderError", "SoftTargetError", "TeacherError", "ModelError")
 """Failures that a restart from the same checkpoint would only meet again."""
 
@@ -59,11 +61,21 @@ def told(logs: Path, error: BaseException) -> RaykdError:
 def own_cause(error: BaseException | None) -> RaykdError | None:
     """raykd's own error inside Ray's wrappers, if there is one."""
     seen: set[int] = set()
+    told_as = str(error)
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, RaykdError):
+        # Ray's wrapper of an error is an instance of its class too, with other words.
+        if isinstance(error, RaykdError) and not hasattr(error, "cause"):
             return error
         error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return _own_in_text(told_as)
+
+
+def _own_in_text(text: str) -> RaykdError | None:
+    """Of an error that a data worker raised, Ray hands on nothing but the words."""
+    for name, message in OWN_IN_TEXT.findall(text):
+        if name in _own():
+            return _own()[name](message)
     return None
 
 

@@ -29,6 +29,8 @@ from raykd.teacher.engine import Engine, EngineSpec, ScoreSpec, ShardPlace
 ONGOING_REQUESTS = 2
 """Requests a replica holds: one at work, one waiting, so that no shard idles between them."""
 DEPLOYMENT = "teacher"
+JOIN_S = 10
+"""Serve's own wait for an app looks for it every second, and ends once it is gone."""
 SHOWN = 8
 """Rows that a message names one by one."""
 
@@ -311,5 +313,7 @@ class TeacherService:
         """Take the teacher down and free its resources."""
         _handles.pop(self._app, None)
         serve.delete(self._app)
-        if not serve.status().applications:
-            serve.shutdown()
+        if self._thread is not None:
+            # Left behind it would ask after the app once Ray is shut down, and so start another.
+            self._thread.join(timeout=JOIN_S)
+        # Serve itself stays: others may use it, and Ray tells of its end as of a failure.

@@ -44,7 +44,7 @@ def once() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
+def ray_cluster(request: pytest.FixtureRequest) -> Iterator[None]:
     """A cluster of four logical CPUs for this module alone."""
     from raykd.pipeline import cluster
 
@@ -55,8 +55,10 @@ def ray_cluster() -> Iterator[None]:
         for name, value in (cluster.QUIET | cluster.WORKER_ENVIRONMENT).items():
             patch.setenv(name, value)
         import ray
-        from ray import serve
+        from ray import cloudpickle, serve
 
+        # Stand-ins travel whole: workers cannot import a test's module.
+        cloudpickle.register_pickle_by_value(request.module)
         ray.init(
             address="local",
             num_cpus=4,

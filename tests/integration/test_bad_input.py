@@ -198,7 +198,7 @@ def test_teacher_that_raises(make_job: Callable[..., Any], distil: Distil) -> No
     from raykd.pipeline.distill import Parts
 
     job = make_job({"name": "refused", "soft_targets.top_k": TRAINING_TOP_K})
-    with pytest.raises(TeacherError, match=r"rows 0 to 3 .*this engine has had enough"):
+    with pytest.raises(TeacherError, match=r"rows \d+ to \d+ .*this engine has had enough"):
         distil(job, parts=Parts(engine_class=Raises))
     assert not checkpoint_steps(Path(job.storage_path) / "refused")
     assert "raykd-refused" not in serve.status().applications

@@ -27,7 +27,11 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 STEPS = 100
 TIMEOUT_S = 300
 LOOK = """
-import json, ray
+import json, os
+from pathlib import Path
+if (Path.home() / ".ray" / "auth_token").is_file():
+    os.environ["RAY_AUTH_MODE"] = "token"
+import ray
 from ray import serve
 ray.init(address={address!r}, log_to_driver=False, logging_level="ERROR")
 print(json.dumps({{
@@ -51,8 +55,8 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def environment(place: Path) -> dict[str, str]:
-    """What a person's shell has: no RAY_ADDRESS, nothing of pytest."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_ADDRESS", "PYTEST"))}
+    """What a person's shell has: no RAY_ADDRESS, no RAY_AUTH_MODE, nothing of pytest."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_A", "PYTEST"))}
     return {**kept, "RAY_TMPDIR": str(place), "COLUMNS": "120"}
 
 
@@ -164,6 +168,7 @@ def test_run_is_told_in_plain_lines(
 ) -> None:
     root, done = whole_run
     assert "\x1b" not in done.stdout + done.stderr
+    assert "(raylet)" not in done.stdout + done.stderr
     assert f"step {STEPS}/{STEPS}" in done.stdout
     assert "heldout" in done.stdout
     assert "perplexity" in done.stdout

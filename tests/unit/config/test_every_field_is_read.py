@@ -74,7 +74,7 @@ def has_one_value(section: str, name: str) -> bool:
     return typing.get_origin(annotation) is typing.Literal and len(typing.get_args(annotation)) == 1
 
 
-@pytest.mark.parametrize(("section", "name"), FIELDS, ids=".".join)
+@pytest.mark.parametrize(("section", "name"), FIELDS, ids=[".".join(field) for field in FIELDS])
 def test_the_field_is_read(section: str, name: str) -> None:
     if has_one_value(section, name):
         return
@@ -87,7 +87,7 @@ def test_the_walk_sees_all_sections() -> None:
     assert {"FromTeacher", "LoraConfig", "ColumnsConfig", "WandbConfig", "OptimizerConfig"} <= names
 
 
-@pytest.mark.parametrize(("section", "name"), FIELDS, ids=".".join)
+@pytest.mark.parametrize(("section", "name"), FIELDS, ids=[".".join(field) for field in FIELDS])
 def test_the_field_is_described(section: str, name: str) -> None:
     (model,) = {m for m in sections(Job) if m.__name__ == section}
     description = model.model_fields[name].description

@@ -204,7 +204,31 @@ def test_a_token_whose_logits_are_no_numbers_is_named(
     rows = rows.set_column(0, schema.PREPARED.field(0), pa.array(ids, pa.list_(pa.int32())))
     with pytest.raises(SoftTargetError) as caught:
         engine_of(directory, head_chunk_tokens=2).score(rows, SPEC)
-    assert str(caught.value).endswith(f"its text ends with token ids {ids[1][:4]}")
+    # 0 x NaN is NaN, so attention carries it to all of the row; the row before is well
+    assert str(caught.value).endswith(f"its text ends with token ids {ids[1][:1]}")
+
+
+def test_the_place_of_a_bad_token_is_found_through_chunks_and_padding(
+    teacher_dir: Path, packed_rows: PackedRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from raykd.teacher import transformers_tp
+
+    chunks = iter(range(100))
+    plain = transformers_tp.head_logits
+
+    def spoilt(model: Any, hidden: torch.Tensor, vocab_size: int) -> torch.Tensor:
+        logits = plain(model, hidden, vocab_size)
+        if next(chunks) == 3:
+            logits[1] = float("nan")
+        return logits
+
+    monkeypatch.setattr(transformers_tp, "head_logits", spoilt)
+    rows = packed_rows([[4], [11]], learned=1.0)
+    ids = rows.column("input_ids").to_pylist()
+    with pytest.raises(SoftTargetError) as caught:
+        engine_of(teacher_dir, head_chunk_tokens=3).score(rows, SPEC)
+    # places 0 to 9 are the longer row's, 10 to 12 the shorter's: chunk 3 holds 9, 10 and 11
+    assert str(caught.value).endswith(f"its text ends with token ids {ids[0][:1]}")
 
 
 def test_a_model_with_broken_weights_is_refused_at_once(
@@ -249,7 +273,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.mark.slow
 def test_two_shards_give_the_logits_of_one(
     teacher_dir: Path, tmp_path: Path, teacher: Any, packed_rows: PackedRows
 ) -> None:
