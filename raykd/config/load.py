@@ -75,7 +75,8 @@ def _read(path: Path) -> tuple[dict[str, Any], Where]:
     try:
         node = yaml.compose(text, Loader=_JobLoader)
         tree = _JobLoader(text).get_single_data()
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+    # ValueError: a date that is none; RecursionError: an alias inside its own anchor.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)

@@ -54,10 +54,6 @@ def prepare(
         CorpusError: A corpus cannot be read as the job says, or has too little text.
         StorageError: The directory cannot be written, or holds something else.
     """
-    if TRAIN in job.evaluation.sets:
-        raise CorpusError(
-            f"evaluation.sets.{TRAIN}: the training rows have this name; choose another"
-        )
     fingerprint = fingerprint_of(job_facts(job), tokenizer)
     known = reusable(directory, fingerprint)
     if known is not None:

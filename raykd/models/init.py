@@ -119,10 +119,11 @@ def chosen_layers(layers: int | list[int], num_teacher_layers: int) -> list[int]
 
 
 def _cut_config(init: FromTeacher, teacher: Any) -> Any:
-    layers = chosen_layers(init.layers, teacher.num_hidden_layers)
+    num_layers = teacher.num_hidden_layers
+    layers = chosen_layers(init.layers, num_layers)
     config = copy.deepcopy(teacher)
     for name, value in teacher.to_dict().items():
-        if isinstance(value, list) and len(value) == teacher.num_hidden_layers > 1:
+        if "layer" in name and isinstance(value, list) and len(value) == num_layers:
             setattr(config, name, [value[i] for i in layers])
     config.num_hidden_layers = len(layers)
     _keep_head_dim(init, teacher, config)

@@ -97,9 +97,9 @@ class ZeroStudent:
         # Alive before and while the weights load: under ZeRO 3 they are sharded as they come in.
         self._zero3 = _zero3_loading(config)
         module = DistillationModule(build_causal_lm(job, source), job, vocab_size)
-        self._engine, *_ = deepspeed.initialize(
-            model=module, optimizer=_optimizer(module, job), config=config
-        )
+        optimizer = _optimizer(module, job)
+        self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+        _forget_steps(optimizer)
         self._engine.eval()
         check_head(self._engine.module.causal_lm, "student.init")
 
@@ -281,10 +281,17 @@ def _optimizer(module: torch.nn.Module, job: Job) -> torch.optim.Optimizer:
     ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
-        lr=config.lr,
+        lr=0.0,  # every step sets its own; until then nothing may move, nor decay
         betas=config.betas,
         eps=config.eps,
     )
+
+
+def _forget_steps(optimizer: torch.optim.Optimizer) -> None:
+    """DeepSpeed makes AdamW's state by a step over zeros; it must not count in bias correction."""
+    for state in optimizer.state.values():
+        if "step" in state:
+            state["step"] = torch.zeros_like(state["step"])
 
 
 def _num_dimensions(parameter: torch.nn.Parameter) -> int:

@@ -169,6 +169,8 @@ def _heldout_if_due(
     if heldout is None or every is None or (done % every and done != num_steps):
         return None
     sums = student.heldout(heldout)
+    if not sums.tokens:
+        return None
     return HeldoutMetrics(
         kl=sums.kl / sums.tokens,
         top1_agreement=sums.agreed / sums.tokens,

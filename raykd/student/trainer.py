@@ -165,6 +165,7 @@ def _run_rank(run: StudentRun) -> None:
         )
     finally:
         if records:
+            records.metrics.close()
             close_trackers(records.trackers, records.note)
 
 

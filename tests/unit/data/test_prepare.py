@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from letter_tokenizer import letter_tokenizer
+from pydantic import ValidationError
 
 from raykd.config.corpus import CorpusConfig, DataConfig
 from raykd.config.job import Job
@@ -221,10 +222,10 @@ def test_bad_records_of_a_set_stop_with_its_name(write_jsonl, tokenizer, tmp_pat
         prepare(job(path, evaluation), tokenizer, tmp_path / "prepared", tmp_path / "logs")
 
 
-def test_a_set_named_train_is_refused(corpus_file: Path, tokenizer, tmp_path: Path) -> None:
-    evaluation = {"sets": {"train": {"source": str(corpus_file)}}}
-    with pytest.raises(CorpusError, match=r"evaluation\.sets\.train"):
-        prepare(job(corpus_file, evaluation), tokenizer, tmp_path / "p", tmp_path / "logs")
+@pytest.mark.parametrize("name", ["train", "heldout", "a/b"])
+def test_a_set_of_a_taken_or_unfit_name_is_refused(corpus_file: Path, name: str) -> None:
+    with pytest.raises(ValidationError, match="set name"):
+        job(corpus_file, {"sets": {name: {"source": str(corpus_file)}}})
 
 
 # Again

@@ -206,6 +206,19 @@ def test_every_stage_trains_and_exports_the_same_model(
     assert_close(exported.state_dict(), reference.state_dict())
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("stage", [0, 1])
+def test_the_first_step_is_the_first(
+    stage: int, dtype: str, make_job: MakeJob, student_dir: Path, batches: list[Batch]
+) -> None:
+    job = make_job({**CHANGES, "student.dtype": dtype, "student.zero_stage": stage})
+    student = student_of(job, student_dir)
+    student.train_step(batches[0][0], 0, 0.0, Wish.GO_ON)
+    wrapped = student._engine.optimizer
+    adam = getattr(wrapped, "optimizer", wrapped)
+    assert {float(state["step"]) for state in adam.state.values()} == {1.0}
+
+
 @pytest.mark.parametrize(("stage", "offload"), [(1, "optimizer"), (3, "all")])
 def test_offload_changes_nothing(
     stage: int, offload: str, make_job: MakeJob, student_dir: Path, batches: list[Batch]
