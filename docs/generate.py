@@ -30,8 +30,8 @@ with comments; this page has every key.
 - `--set section.key=value` on the command line overrides a key; the value is YAML.
 - Names say their unit: `_tokens`, `_bytes`, `_s` (seconds). `null` is "none".
 - The job as it was understood, every default filled in, lies in the run directory as `job.yaml`.
-- A relative `storage_path` counts from the directory that `raykd` is started in. Corpora and models
-  are opened by Ray's worker processes: on a cluster started elsewhere, give absolute paths.
+- Relative paths count from the directory that `raykd` is started in and are made absolute there.
+  In a submitted Ray job that directory is a copy that Ray removes: `storage_path` must be absolute.
 
 """
 

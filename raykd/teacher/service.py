@@ -26,8 +26,9 @@ from raykd.config.teacher import TeacherConfig
 from raykd.errors import TeacherError
 from raykd.teacher.engine import Engine, EngineSpec, ScoreSpec, ShardPlace
 
-ONGOING_REQUESTS = 2
-"""Requests a replica holds: one at work, one waiting, so that no shard idles between them."""
+ONGOING_REQUESTS = 4
+"""Requests a replica may hold: one at work, and room for more than its share of those in flight.
+One that finds no room waits in Serve's router, which looks again after pauses of up to 0.5 s."""
 DEPLOYMENT = "teacher"
 JOIN_S = 10
 """Serve's own wait for an app looks for it every second, and ends once it is gone."""
