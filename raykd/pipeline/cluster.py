@@ -27,6 +27,8 @@ WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
+    # On CPUs teacher and student share cores: a thread that waits must not keep one busy.
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 
