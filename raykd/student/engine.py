@@ -92,6 +92,7 @@ class ZeroStudent:
         )
         torch.manual_seed(job.seed)
         config = deepspeed_config(job)
+        _leave_collectives_to_torch()
         # It adopts the group there is; loading under ZeRO 3 would think itself alone without.
         deepspeed.init_distributed(auto_mpi_discovery=False)
         # Alive before and while the weights load: under ZeRO 3 they are sharded as they come in.
@@ -285,6 +286,17 @@ def _optimizer(module: torch.nn.Module, job: Job) -> torch.optim.Optimizer:
         betas=config.betas,
         eps=config.eps,
     )
+
+
+def _leave_collectives_to_torch() -> None:
+    """Keep DeepSpeed from compiling its own all-reduce for CPUs.
+
+    It would need a compiler on every node, and it compiles under a lock file in the home directory:
+    a process killed meanwhile leaves the lock, and every later run waits for it for ever.
+    """
+    from deepspeed.ops import __compatible_ops__
+
+    __compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def _forget_steps(optimizer: torch.optim.Optimizer) -> None:

@@ -206,6 +206,14 @@ def test_every_stage_trains_and_exports_the_same_model(
     assert_close(exported.state_dict(), reference.state_dict())
 
 
+def test_nothing_is_compiled(make_job: MakeJob, student_dir: Path) -> None:
+    # A build that was killed leaves a lock for which every later run would wait.
+    from deepspeed.comm import comm
+
+    student_of(make_job(CHANGES), student_dir)
+    assert comm.cdb.shm_comm_op is None
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 @pytest.mark.parametrize("stage", [0, 1])
 def test_the_first_step_is_the_first(
