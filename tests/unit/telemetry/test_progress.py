@@ -173,3 +173,4 @@ class TestTerminal:
         progress = Progress(made, "r")
         progress.close()
         progress.close()
+        assert progress._live is None
