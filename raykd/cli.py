@@ -129,6 +129,39 @@ def check(
             raise typer.Exit(2)
 
 
+@app.command()
+def probe(
+    job_file: JobFile,
+    overrides: Overrides = None,
+    address: Address = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows that the teacher scores.")] = 200,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Learned tokens that gradients are compared on.")
+    ] = 2048,
+    debug: Debug = False,
+) -> None:
+    """Compare codecs on a few rows and recommend one, with temperature and teacher replicas."""
+    with _errors(debug):
+        from raykd.config.load import load_job
+
+        job = load_job(job_file, overrides)
+        from raykd.evaluation.probe_table import probe_tables
+        from raykd.pipeline import cluster
+        from raykd.pipeline.anchor import anchored
+        from raykd.pipeline.probe import Size, probe_job
+        from raykd.telemetry.progress import Progress
+
+        console = _console()
+        with (
+            cluster.connect(address),
+            Progress(console, job.name) as progress,
+        ):
+            job = anchored(job, cluster.works_in_copy())
+            file, found = probe_job(job, progress, Size(rows, tokens))
+        console.print(probe_tables(found))
+        console.print(f"saved    {file}", soft_wrap=True, highlight=False)
+
+
 @app.command("eval")
 def evaluate(
     run_dir: RunDir,

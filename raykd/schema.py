@@ -1,7 +1,7 @@
 """The columns at each doorway of a row's way: name, dtype, shape, meaning.
 
-Shapes: L tokens of one row, M of them learned from (`loss_mask` is 1), K ids kept for each of the
-M, N temperatures at which the tail is kept. Lists are stored flat, row after row.
+Shapes: L tokens of one row. Lists are stored flat, row after row. The columns of soft targets are
+the codec's: see `soft_targets/codec.py`.
 """
 
 from __future__ import annotations
@@ -33,30 +33,17 @@ ORDERED = pa.schema(
 )
 """A row in its place in the run."""
 
-SOFT_TARGETS = pa.schema(
-    [
-        # M x K ids, likeliest first.
-        pa.field("target_ids", pa.list_(pa.int32())),
-        # M x K natural-log probabilities at temperature 1.
-        pa.field("target_logprobs", pa.list_(pa.float32())),
-        # M x N: log sum over all ids not kept of exp(logprob / temperature). At temperature 1 it is
-        # the log of the tail's mass; -inf where nothing is left out.
-        pa.field("target_log_tail", pa.list_(pa.float32())),
-        # M: the teacher's log probability of the token that really follows.
-        pa.field("label_logprobs", pa.list_(pa.float32())),
-    ]
-)
-"""What the teacher says about one row."""
+TEACHER_S = pa.field("teacher_s", pa.float32())
+"""Seconds of the teacher's own work on a row (its share of the request)."""
 
-SCORED = pa.schema(
-    [
-        *ORDERED,
-        *SOFT_TARGETS,
-        # Seconds of the teacher's own work on this row (its share of the request).
-        pa.field("teacher_s", pa.float32()),
-    ]
-)
-"""A row with its soft targets, as a student rank receives it."""
+
+def scored(targets: pa.Schema) -> pa.Schema:
+    """A row with its soft targets, as a student rank receives it.
+
+    Args:
+        targets: The columns of the job's codec (`soft_targets.codec.target_schema`).
+    """
+    return pa.schema([*ORDERED, *targets, TEACHER_S])
 
 
 def check_columns(table: pa.Table, schema: pa.Schema, doorway: str) -> pa.Table:

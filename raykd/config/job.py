@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from raykd.config.corpus import DataConfig
-from raykd.config.loss import LossConfig
+from raykd.config.loss import SERVED, LossConfig
 from raykd.config.section import Section
 from raykd.config.soft_targets import SoftTargetsConfig
 from raykd.config.student import FromTeacher, StudentConfig
@@ -89,6 +89,25 @@ class Job(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _codec_serves_the_loss(self) -> Self:
+        codec = self.soft_targets.codec
+        if not self.needs_teacher_for_training:
+            return self
+        served = SERVED.get(codec)
+        for name in self.loss.divergences:
+            if served is not None and name not in served:
+                raise ValueError(
+                    f"loss.divergence: {name} cannot be had from `soft_targets.codec: {codec}`, "
+                    f"which serves {', '.join(served)}; codecs top_k, hidden and full serve it"
+                )
+        if codec == "hidden" and self.loss.token_weights.teacher_confidence > 0:
+            raise ValueError(
+                "loss.token_weights.teacher_confidence needs the teacher's probability of each "
+                "token, which `soft_targets.codec: hidden` does not carry; choose top_k or sampled"
+            )
+        return self
+
     @property
     def needs_teacher_for_training(self) -> bool:
         """False for plain fine-tuning on the text (`loss.alpha: 1`)."""
@@ -96,6 +115,7 @@ class Job(Section):
 
     @property
     def temperatures(self) -> tuple[float, ...]:
-        """Temperatures whose tail mass the teacher must keep: 1 first, then the loss's."""
+        """Temperatures that soft targets are exact at: 1 first, the loss's last unless it is 1."""
         tau = self.loss.temperature
-        return (1.0,) if tau == 1.0 else (1.0, tau)
+        others = sorted(set(self.soft_targets.temperatures) - {1.0, tau})
+        return (1.0, *others) if tau == 1.0 else (1.0, *others, tau)

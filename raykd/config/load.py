@@ -18,7 +18,7 @@ from raykd.errors import JobError
 KeyPath = tuple[str | int, ...]
 Where = dict[KeyPath, str]
 
-UNION_ARM = re.compile(r"int|str|(list|literal)\[.*\]")
+UNION_ARM = re.compile(r"int|str|(list|dict|literal)\[.*\]")
 """How pydantic names the types of a union that it tried."""
 
 

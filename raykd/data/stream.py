@@ -41,6 +41,8 @@ class StreamSource:
     layout: BlockLayout
     score: Score | None
     """None streams rows without soft targets."""
+    targets: pa.Schema
+    """Columns of the soft targets."""
 
 
 class BlockLoader:
@@ -57,7 +59,7 @@ class BlockLoader:
         if self._source.score is None:
             return rows
         targets = await self._source.score(rows)
-        return join(rows, targets)
+        return join(rows, targets, self._source.targets)
 
     def _read(self, block: int) -> pa.Table:
         places = self._source.layout.places(block)
@@ -80,12 +82,12 @@ def _runs(places: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
     return [(int(part[0]), int(part[-1]) + 1) for part in np.split(places, breaks)]
 
 
-def join(rows: pa.Table, targets: pa.Table) -> pa.Table:
+def join(rows: pa.Table, targets: pa.Table, target_schema: pa.Schema) -> pa.Table:
     """Rows with their soft targets beside them."""
     table = pa.table(
         [*rows.columns, *targets.columns], names=rows.column_names + targets.column_names
     )
-    return schema.check_columns(table, schema.SCORED, "scored rows")
+    return schema.check_columns(table, schema.scored(target_schema), "scored rows")
 
 
 class BlockIds(Datasource):
@@ -129,13 +131,15 @@ class OrderedStream:
     first_step: Callable[[], int]
     """Steps that are done by now."""
     score: Score | None
+    targets: pa.Schema
+    """Columns of the soft targets."""
     config: StreamConfig
     requests_in_flight: int
 
     def __call__(self) -> ray.data.Dataset:
         """A lazy dataset of the blocks that are left, in order."""
         layout = self.layout_from(self.first_step())
-        source = StreamSource(self.rows_directory, self.order, layout, self.score)
+        source = StreamSource(self.rows_directory, self.order, layout, self.score, self.targets)
         return _dataset(source, self.config, self.requests_in_flight)
 
 

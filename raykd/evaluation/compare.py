@@ -14,12 +14,13 @@ import torch
 
 from raykd.config.model import Device, Dtype
 from raykd.evaluation.report_data import ModelFacts, ModelScores, SetScores
-from raykd.losses.buckets import BucketTargets
 from raykd.losses.heldout import HeldoutSums, heldout_sums
+from raykd.losses.targets import BucketTargets
 from raykd.models.batch import collate
 from raykd.models.head import head_logits, hidden_states
 from raykd.models.load import ModelSource, load_model
-from raykd.soft_targets.codec import columns_to_targets
+from raykd.soft_targets.codec import TopKTargets, decode
+from raykd.soft_targets.spec import CodecSpec
 
 MICRO_BATCH_TOKENS = 2048
 
@@ -50,8 +51,7 @@ def measure_model(
     name: str,
     source: ModelSource,
     sets: dict[str, pa.Table],
-    top_k: int,
-    vocab_size: int,
+    spec: CodecSpec,
     dtype: Dtype,
     device: Device,
 ) -> tuple[ModelFacts, dict[str, ModelScores]]:
@@ -60,9 +60,8 @@ def measure_model(
     Args:
         name: For the report.
         source: A Hugging Face directory.
-        sets: Rows with soft targets of `top_k` ids at temperature 1.
-        top_k: Ids kept.
-        vocab_size: Width that teacher and student share.
+        sets: Rows with soft targets at temperature 1.
+        spec: Their codec, `top_k`.
         dtype: To run it in.
         device: To run it on.
     """
@@ -75,9 +74,7 @@ def measure_model(
         bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         dtype=dtype,
     )
-    scores = {
-        key: _measure_set(model, rows, top_k, vocab_size, place) for key, rows in sets.items()
-    }
+    scores = {key: _measure_set(model, rows, spec, place) for key, rows in sets.items()}
     del model
     gc.collect()
     return facts, scores
@@ -85,17 +82,18 @@ def measure_model(
 
 @torch.inference_mode()
 def _measure_set(
-    model: torch.nn.Module, rows: pa.Table, top_k: int, vocab_size: int, device: torch.device
+    model: torch.nn.Module, rows: pa.Table, spec: CodecSpec, device: torch.device
 ) -> ModelScores:
     sums, seen, seconds = HeldoutSums(), 0, 0.0
     parts = _parts(rows)
     for number, part in enumerate(parts):
         batch = collate(part).to(device)
-        targets = columns_to_targets(part, top_k, 1, vocab_size=vocab_size).to(device)
+        targets = decode(part, spec, device)
+        assert isinstance(targets, TopKTargets), "held-out rows are scored with codec top_k"
         started = time.perf_counter()
         hidden_BTD = hidden_states(model, batch.input_ids_BT, batch.position_ids_BT)  # type: ignore[arg-type]
         hidden_MD = hidden_BTD.flatten(0, 1).index_select(0, batch.keep_M)
-        logits_MV = head_logits(model, hidden_MD, vocab_size)  # type: ignore[arg-type]
+        logits_MV = head_logits(model, hidden_MD, spec.vocab_size)  # type: ignore[arg-type]
         if device.type == "cuda":
             torch.cuda.synchronize()
         # The first pass warms up and is not timed, unless it is the only one.

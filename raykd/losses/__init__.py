@@ -1,1 +1,1 @@
-"""Losses over top-k and tail: pure torch, no configuration, no engine."""
+"""Losses of a student's head against every kind of soft target: pure torch, no configuration."""

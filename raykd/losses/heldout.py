@@ -1,16 +1,22 @@
 """How close a student is to its teacher on held-out tokens: sums that add up over batches.
 
-M tokens, V vocabulary.
+M tokens, C tokens of one chunk, R tokens of one block, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
-from raykd.losses.buckets import BucketTargets
-from raykd.losses.divergences import forward_kl_per_token
+from raykd.losses.block_loss import Share, block_loss_
+from raykd.losses.blocks import arithmetic_dtype, row_blocks, shape_
+from raykd.losses.head import chunk_size_tokens, project
+from raykd.losses.spec import LossSpec
+from raykd.losses.targets import BucketTargets, LogitShape
+
+_FORWARD_KL: Final = LossSpec((("forward_kl", 1.0),))
 
 
 @dataclass(frozen=True)
@@ -43,16 +49,60 @@ def heldout_sums(
     """Measure one batch at temperature 1.
 
     Args:
-        logits_MV: The student's.
+        logits_MV: The student's, any float dtype; reckoned in float32 (float64 for float64).
         label_ids_M: The token that follows.
         targets: The teacher's, ids likeliest first, the tail at temperature 1.
     """
-    logits_MV = logits_MV.float()
-    kl_M = forward_kl_per_token(logits_MV, targets)
-    nll_M = torch.nn.functional.cross_entropy(logits_MV, label_ids_M, reduction="sum")
-    return HeldoutSums(
-        tokens=float(len(label_ids_M)),
-        kl=kl_M.double().sum().item(),
-        agreed=float((logits_MV.argmax(-1) == targets.ids_TK[:, 0]).sum().item()),
-        cross_entropy=nll_M.double().item(),
-    )
+    return _sums(logits_MV, label_ids_M, targets, LogitShape())
+
+
+@torch.no_grad()
+def linear_heldout_sums(
+    hidden_MD: torch.Tensor,
+    weight_VD: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    label_ids_M: torch.Tensor,
+    targets: BucketTargets,
+    *,
+    shape: LogitShape,
+    vocab_size: int,
+) -> HeldoutSums:
+    """Measure from hidden states and head, a chunk of logits at a time.
+
+    Args:
+        hidden_MD: Of the weight's dtype.
+        weight_VD: The head's; rows from `vocab_size` on are padding.
+        bias_V: The head's, or None.
+        label_ids_M: The token that follows.
+        targets: The teacher's, ids likeliest first, the tail at temperature 1.
+        shape: What the student does with its head's raw output.
+        vocab_size: V.
+    """
+    size = chunk_size_tokens(len(hidden_MD), weight_VD, vocab_size, num_buffers=1)
+    buffer_CV = weight_VD.new_empty(min(size, len(hidden_MD)), vocab_size)
+    kept_V = None if bias_V is None else bias_V[:vocab_size]
+    sums = HeldoutSums()
+    for at in range(0, len(hidden_MD), size):
+        rows = slice(at, min(at + size, len(hidden_MD)))
+        raw_CV = buffer_CV[: rows.stop - at]
+        project(hidden_MD[rows], weight_VD[:vocab_size], kept_V, raw_CV)
+        sums += _sums(raw_CV, label_ids_M[rows], targets.rows(rows), shape)
+    return sums
+
+
+def _sums(
+    raw_MV: torch.Tensor, label_ids_M: torch.Tensor, targets: BucketTargets, shape: LogitShape
+) -> HeldoutSums:
+    """Measure what a head put out."""
+    dtype = arithmetic_dtype(raw_MV.dtype)
+    sums_3 = raw_MV.new_zeros(3, dtype=torch.float64)
+    for rows in row_blocks(raw_MV, dense=False):
+        work_RV = raw_MV[rows].to(dtype, copy=True)
+        shape_(work_RV, shape)
+        of_block = targets.rows(rows)
+        agreed_R = work_RV.argmax(1) == of_block.ids_TK[:, 0]
+        kl_R, nll_R = block_loss_(work_RV, label_ids_M[rows].long(), of_block, _FORWARD_KL, Share())
+        assert kl_R is not None, "targets were given"
+        sums_3 += torch.stack([part_R.double().sum() for part_R in (kl_R, agreed_R, nll_R)])
+    kl, agreed, cross_entropy = sums_3.tolist()
+    return HeldoutSums(float(len(raw_MV)), kl, agreed, cross_entropy)

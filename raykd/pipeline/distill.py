@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,33 +18,24 @@ from raykd.data.order import RowOrder
 from raykd.data.prepare import open_rows
 from raykd.data.stream import DealInOrder, OrderedStream
 from raykd.errors import Interrupted, RaykdError, RunError
+from raykd.evaluation.probe_table import as_yaml
 from raykd.evaluation.report import write_report
 from raykd.evaluation.report_data import ModelFacts, Report
 from raykd.models.load import ModelSource
-from raykd.pipeline import cluster, plan, preflight, stages
+from raykd.pipeline import cluster, plan, preflight, probe, stages
 from raykd.pipeline.anchor import anchored
 from raykd.pipeline.outcome import run_report, write_figures
 from raykd.pipeline.run_dir import RunDirectory, claim
-from raykd.student.engine import ZeroStudent
-from raykd.student.trainer import StudentClass, StudentRun, train
-from raykd.teacher.engine import EngineSpec, ScoreSpec
-from raykd.teacher.service import EngineClass, ReplicaSpec, Scorer, TeacherClient, TeacherService
-from raykd.teacher.transformers_tp import TransformersEngine
+from raykd.pipeline.targets import heldout_spec, training_spec
+from raykd.pipeline.teacher import Parts, Teacher, start_teacher
+from raykd.soft_targets.codec import target_schema
+from raykd.student.engine import StudentSpec
+from raykd.student.trainer import StudentRun, train
+from raykd.teacher.service import Scorer
 from raykd.telemetry.metrics import MetricsTail
 from raykd.telemetry.progress import Progress
 
 POLL_S = 0.5
-ENGINES: dict[str, EngineClass] = {"transformers": TransformersEngine}
-"""What `teacher.engine` may name."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What may be put in the place of the real teacher and student, in tests and benchmarks."""
-
-    engine_class: EngineClass | None = None
-    """None: what `teacher.engine` names."""
-    student_class: StudentClass = ZeroStudent
 
 
 def distill(job: Job, progress: Progress, *, resume: bool, parts: Parts = Parts()) -> Report:
@@ -77,6 +66,8 @@ def distill(job: Job, progress: Progress, *, resume: bool, parts: Parts = Parts(
         teacher = start_teacher(job, models, parts)
         try:
             data, targets = _prepare(job, run, models, teacher, progress)
+            if job.soft_targets.codec == "auto" and job.needs_teacher_for_training:
+                job = _decide(job, run, models, initial, teacher, progress)
             if not job.needs_teacher_for_training:
                 teacher.stop()
             _train(job, run, models, initial, targets, teacher, progress, parts)
@@ -94,67 +85,6 @@ def distill(job: Job, progress: Progress, *, resume: bool, parts: Parts = Parts(
     return report
 
 
-class Teacher:
-    """The teacher of a run: its service while it lives, and what it said of itself."""
-
-    client: TeacherClient
-    facts: ModelFacts
-
-    def __init__(self, service: TeacherService) -> None:
-        self._service: TeacherService | None = service
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it can be asked."""
-        return self._service is not None
-
-    def wait(self, job: Job, models: stages.Models) -> None:
-        """Block until it answers."""
-        assert self._service is not None
-        self.client = self._service.wait()
-        described = self.client.describe()
-        self.facts = ModelFacts(
-            name=models.teacher.path,
-            parameters=described["parameters"],
-            bytes=described["bytes"],
-            dtype=job.teacher.dtype,
-        )
-
-    def stop(self) -> None:
-        """Free its resources; a second call does nothing."""
-        if self._service is not None:
-            self._service.stop()
-            self._service = None
-
-
-def start_teacher(job: Job, models: stages.Models, parts: Parts) -> Teacher:
-    """Begin to start the service; `Teacher.wait` says when it answers."""
-    config = job.teacher
-    engine = EngineSpec(
-        source=models.teacher,
-        dtype=config.dtype,
-        use_gpu=config.device == "gpu",
-        threads=config.threads,
-        micro_batch_tokens=config.micro_batch_tokens,
-        head_chunk_tokens=config.head_chunk_tokens,
-    )
-    replica = ReplicaSpec.of(
-        parts.engine_class or ENGINES[config.engine],
-        engine,
-        config.tensor_parallel,
-        config.cpus_per_shard,
-    )
-    service = TeacherService(_app_name(job), config, replica, config.replicas)
-    service.start()
-    return Teacher(service)
-
-
-def _app_name(job: Job) -> str:
-    """Runs of one name under other storage paths have teachers of their own."""
-    place = str(RunDirectory.of(job).root)
-    return f"raykd-{job.name}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
-
-
 def _prepare(
     job: Job,
     run: RunDirectory,
@@ -170,13 +100,33 @@ def _prepare(
     with progress.stage("teacher"):
         teacher.wait(job, models)
     targets = {name: run.targets(name) for name in data if name != "train"}
-    spec = ScoreSpec(job.evaluation.top_k, (1.0,), models.vocab_size)
+    spec = heldout_spec(job, models)
     with progress.stage("held-out"):
         for name, file in targets.items():
             cluster.run_remote(
                 stages.score_set, teacher.client, run.data / name, spec, file, cpus=0
             )
     return data, targets
+
+
+def _decide(
+    job: Job,
+    run: RunDirectory,
+    models: stages.Models,
+    initial: ModelSource,
+    teacher: Teacher,
+    progress: Progress,
+) -> Job:
+    """The job with a codec in the place of `auto`: what a probe recommends, once and for all."""
+    if not run.probe.is_file():
+        rows = run.data / "train"
+        found = probe.measure(
+            job, run, models, initial, teacher.client, rows, probe.Size(), progress
+        )
+        probe.write_probe(run.probe, found)
+    best = probe.read_probe(run.probe).recommended
+    progress.note(f"codec: auto is {as_yaml(best)}: {best.codec_reason} (all of it: {run.probe})")
+    return probe.decided(job, run)
 
 
 def _train(
@@ -208,25 +158,32 @@ def _train(
         steps_per_block=job.stream.steps_per_block,
     )
     every = job.evaluation.every_steps
+    spec = training_spec(job, models)
+    needs_head = job.needs_teacher_for_training and spec.source == "hidden"
+    if needs_head and not run.teacher_head.is_file():
+        teacher.client.write_head(run.teacher_head)
     student = StudentRun(
-        job=job,
-        source=initial,
-        vocab_size=models.vocab_size,
-        num_steps=steps,
+        student=StudentSpec(
+            job=job,
+            source=initial,
+            num_steps=steps,
+            targets=spec,
+            heldout=heldout_spec(job, models),
+            head_file=run.teacher_head if needs_head else None,
+        ),
         rows_an_epoch=rows.num_rows,
-        heldout_top_k=job.evaluation.top_k,
         directory=str(run.root),
         heldout_file=str(targets["heldout"]) if every else None,
         layout_from=layout_from,
         student_class=parts.student_class,
     )
-    spec = ScoreSpec(job.soft_targets.top_k, job.temperatures, models.vocab_size)
     stream = OrderedStream(
         rows_directory=str(run.data / "train"),
         order=order,
         layout_from=layout_from,
         first_step=student.first_step,
         score=Scorer(teacher.client, spec) if teacher.is_running else None,
+        targets=target_schema(spec),
         config=job.stream,
         requests_in_flight=plan.requests_in_flight(job),
     )

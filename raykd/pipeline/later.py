@@ -14,11 +14,13 @@ from raykd.evaluation.report import read_report, write_report
 from raykd.evaluation.report_data import Report
 from raykd.models.load import ModelSource
 from raykd.pipeline import cluster, resources, stages
-from raykd.pipeline.distill import Parts, now, start_teacher
+from raykd.pipeline.distill import now
 from raykd.pipeline.outcome import evaluation_report, write_figures
 from raykd.pipeline.plan import replicas
+from raykd.pipeline.probe import decided
 from raykd.pipeline.run_dir import RunDirectory, load_run_job
-from raykd.teacher.engine import ScoreSpec
+from raykd.pipeline.targets import heldout_spec
+from raykd.pipeline.teacher import Parts, start_teacher
 from raykd.telemetry.progress import Progress
 
 
@@ -78,14 +80,21 @@ def evaluate_run(
     resources.require(job, {"scoring": [replicas(job)]})
     with progress.stage("prepare"):
         models = cluster.run_remote(stages.find_models, job, run)
-        stats = cluster.run_remote(stages.prepare_other, job, models, corpus, directory / "rows")
+        stats = cluster.run_remote(
+            stages.prepare_other,
+            job,
+            models,
+            corpus,
+            directory / "rows",
+            job.evaluation.max_rows,
+        )
     progress.note(f"{name}: {stats['sentence']}")
     teacher = start_teacher(job, models, Parts())
     try:
         with progress.stage("teacher"):
             teacher.wait(job, models)
         with progress.stage("score"):
-            spec = ScoreSpec(job.evaluation.top_k, (1.0,), models.vocab_size)
+            spec = heldout_spec(job, models)
             target = directory / "scored.arrow"
             target.unlink(missing_ok=True)
             cluster.run_remote(
@@ -134,8 +143,9 @@ def _plain(name: str) -> str:
 
 
 def _open(root: Path) -> tuple[Job, RunDirectory]:
-    root = root.expanduser().resolve()
-    return load_run_job(root), RunDirectory(root)
+    run = RunDirectory(root.expanduser().resolve())
+    job = load_run_job(run.root)
+    return (decided(job, run) if run.probe.is_file() else job), run
 
 
 def _initial(run: RunDirectory, models: stages.Models) -> ModelSource:

@@ -77,6 +77,16 @@ class RunDirectory:
         return self.root / "checkpoints"
 
     @property
+    def teacher_head(self) -> Path:
+        """The teacher's head, where hidden states travel."""
+        return self.root / "teacher_head.safetensors"
+
+    @property
+    def probe(self) -> Path:
+        """What a probe found, where `codec: auto` asked for one."""
+        return self.root / "probe.json"
+
+    @property
     def metrics(self) -> Path:
         """A line a step."""
         return self.root / "metrics.jsonl"
@@ -141,6 +151,8 @@ def claim(job: Job, resume: bool) -> RunDirectory:
 def _forget(run: RunDirectory) -> None:
     """Remove what another job's models made; prepared rows know themselves whether they fit."""
     shutil.rmtree(run.initial_student, ignore_errors=True)
+    run.teacher_head.unlink(missing_ok=True)
+    run.probe.unlink(missing_ok=True)
     for scored in run.data.glob("*.scored.arrow"):
         scored.unlink()
 

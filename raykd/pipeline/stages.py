@@ -23,11 +23,13 @@ from raykd.data.prepare import open_rows, prepare, prepare_set
 from raykd.errors import CorpusError, ModelError
 from raykd.evaluation import compare
 from raykd.evaluation.report_data import STUDENT, UNTRAINED, ModelFacts, ModelScores, SetScores
+from raykd.models.identity import identity_of
 from raykd.models.load import ModelSource, load_config, load_tokenizer, locate
 from raykd.models.vocab import check_same_tokens, shared_vocab_size
 from raykd.pipeline.run_dir import RunDirectory
+from raykd.pipeline.targets import heldout_spec
+from raykd.soft_targets.spec import CodecSpec
 from raykd.student.checkpoint import latest
-from raykd.teacher.engine import ScoreSpec
 from raykd.teacher.service import TeacherClient
 
 ROWS_A_REQUEST = 4
@@ -45,6 +47,9 @@ class Models:
     vocab_size: int
     """Width of the logits that both sides share."""
     teacher_vocab_size: int
+    teacher_hidden_size: int
+    teacher_identity: str
+    """Of its weights (`models.identity`)."""
     student_vocab_size: int
     pad_id: int
 
@@ -78,6 +83,8 @@ def find_models(job: Job, run: RunDirectory) -> Models:
         num_tokens=len(tokenizer.get_vocab()),
         vocab_size=vocab_size,
         teacher_vocab_size=int(teacher_config.get_text_config().vocab_size),
+        teacher_hidden_size=int(teacher_config.get_text_config().hidden_size),
+        teacher_identity=identity_of(teacher),
         student_vocab_size=int(config.get_text_config().vocab_size),
         pad_id=int(pad if pad is not None else tokenizer.eos_token_id or 0),
     )
@@ -111,7 +118,9 @@ def _check_top_k(job: Job, vocab_size: int) -> None:
         ("soft_targets.top_k", job.soft_targets.top_k),
         ("evaluation.top_k", job.evaluation.top_k),
     ):
-        if k > vocab_size:
+        # The default is no one's wish: a small vocabulary with another codec is fine.
+        asked = field != "soft_targets.top_k" or job.soft_targets.codec == "top_k"
+        if asked and k > vocab_size:
             raise ModelError(f"{field}: {k} is more than the {vocab_size} tokens there are")
 
 
@@ -169,15 +178,28 @@ def _told(stats: PackingStats) -> dict[str, Any]:
 
 
 def prepare_other(
-    job: Job, models: Models, corpus: CorpusConfig, directory: Path
+    job: Job, models: Models, corpus: CorpusConfig, directory: Path, max_rows: int
 ) -> dict[str, Any]:
-    """Rows of another corpus, packed as the job's; returns its statistics."""
+    """The first rows of a corpus, packed as the job's; returns its statistics."""
     tokenizer = load_tokenizer(models.teacher, "teacher.model")
-    return _told(prepare_set(corpus, job.data, tokenizer, directory, job.evaluation.max_rows))
+    return _told(prepare_set(corpus, job.data, tokenizer, directory, max_rows))
 
 
-def score_set(client: TeacherClient, rows: Path, spec: ScoreSpec, target: Path) -> int:
-    """Have the teacher score a held-out set and keep it beside the rows.
+def score_set(
+    client: TeacherClient,
+    rows: Path,
+    spec: CodecSpec,
+    target: Path,
+    max_rows: int | None = None,
+) -> int:
+    """Have the teacher score rows and keep them, with what it says, in a file.
+
+    Args:
+        client: The running teacher.
+        rows: Prepared rows.
+        spec: The codec.
+        target: The file; it appears whole.
+        max_rows: Only the first ones; None is all.
 
     Returns:
         Rows scored; 0 where they had been scored before.
@@ -185,7 +207,7 @@ def score_set(client: TeacherClient, rows: Path, spec: ScoreSpec, target: Path) 
     if target.is_file():
         return 0
     prepared = open_rows(rows)
-    table = prepared.take(_all_rows(prepared.num_rows))
+    table = prepared.take(_all_rows(min(prepared.num_rows, max_rows or prepared.num_rows)))
     scored = asyncio.run(_score_all(client, table, spec))
     aside = target.with_suffix(".aside")
     with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, scored.schema) as writer:
@@ -200,7 +222,7 @@ def _all_rows(num_rows: int) -> Any:
     return np.arange(num_rows, dtype=np.int64)
 
 
-async def _score_all(client: TeacherClient, table: pa.Table, spec: ScoreSpec) -> pa.Table:
+async def _score_all(client: TeacherClient, table: pa.Table, spec: CodecSpec) -> pa.Table:
     gate = asyncio.Semaphore(8)
 
     async def one(part: pa.Table) -> pa.Table:
@@ -254,17 +276,19 @@ def measure(
 
     torch.set_num_threads(job.student.threads)
     rows = {name: compare.read_scored(file) for name, file in sets.items()}
-    top_k = job.evaluation.top_k
+    spec = heldout_spec(job, models)
     facts: dict[str, ModelFacts] = {}
     scores: dict[str, dict[str, ModelScores]] = {}
     for role, source in ((UNTRAINED, initial), (STUDENT, ModelSource(str(student)))):
         facts[role], scores[role] = compare.measure_model(
-            role, source, rows, top_k, models.vocab_size, job.student.dtype, job.student.device
+            role, source, rows, spec, job.student.dtype, job.student.device
         )
     return Measured(
         facts,
         {
-            name: compare.set_scores(table, top_k, {role: scores[role][name] for role in scores})
+            name: compare.set_scores(
+                table, spec.top_k, {role: scores[role][name] for role in scores}
+            )
             for name, table in rows.items()
         },
     )

@@ -1,1 +1,1 @@
-"""Soft targets: from the teacher's logits to columns on the wire, and back to tensors."""
+"""Soft targets: from the teacher's outputs to columns on the wire, and back to tensors."""

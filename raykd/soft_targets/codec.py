@@ -1,137 +1,157 @@
-"""Codec `top_k`, on the wire: tensors to Arrow columns and back.
+"""The one door of this room: from the teacher's outputs to columns, and from columns to tensors.
 
-Shapes: M tokens learned from (of one row, or of all rows of a table), K ids kept, N temperatures,
-S rows.
+    encode -> Encoded -> to_columns -> (wire, store) -> decode -> Decoded
+
+To add a codec: a file with `columns`, `encode` and `decode`, its options in `CodecSpec`, a line in
+each function below, and one in `parquet.parquet_options`.
+
+Shapes: T tokens, V vocabulary ids, D hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch.utils.dlpack import from_dlpack
 
-from raykd.errors import SoftTargetError
-from raykd.schema import SOFT_TARGETS
-from raykd.soft_targets.checks import Int64s, check_values, require_lengths
-from raykd.soft_targets.top_k import TopKTargets
+from raykd.soft_targets import full, hidden, sampled, top_k
+from raykd.soft_targets.columns import STAMP, Column, check_stamp, to_list_column
+from raykd.soft_targets.decoded import (
+    Decoded,
+    FullTargets,
+    HiddenStates,
+    SampledTokens,
+    TopKTargets,
+)
+from raykd.soft_targets.encoded import Encoded
+from raykd.soft_targets.keys import token_keys
+from raykd.soft_targets.spec import CodecSpec
+from raykd.soft_targets.teacher_output import TokenError
+
+__all__ = [
+    "CodecSpec",
+    "Decoded",
+    "Encoded",
+    "FullTargets",
+    "HiddenStates",
+    "SampledTokens",
+    "TokenError",
+    "TopKTargets",
+    "decode",
+    "encode",
+    "target_schema",
+    "to_columns",
+    "token_keys",
+]
+
+_COLUMNS: Final[MappingProxyType[str, Callable[[CodecSpec], list[Column]]]] = MappingProxyType(
+    {
+        "top_k": top_k.columns,
+        "sampled": sampled.columns,
+        "hidden": hidden.columns,
+        "full": full.columns,
+    }
+)
+_DECODE: Final[
+    MappingProxyType[str, Callable[[pa.Table, CodecSpec, torch.device | str], Decoded]]
+] = MappingProxyType(
+    {
+        "top_k": top_k.decode,
+        "sampled": sampled.decode,
+        "hidden": hidden.decode,
+        "full": full.decode,
+    }
+)
 
 
-def targets_to_columns(rows: Sequence[TopKTargets]) -> dict[str, pa.ListArray]:
-    """Lay the targets of S rows into the columns of `SOFT_TARGETS`.
+def encode(
+    source: torch.Tensor,
+    label_ids_T: torch.Tensor | None,
+    keys_T: torch.Tensor | None,
+    spec: CodecSpec,
+) -> Encoded:
+    """Make soft targets of what the teacher put out for T tokens.
 
     Args:
-        rows: One a row, in order, on any device; a row with M = 0 is legal.
+        source: logits [T, V], or hidden states [T, D] where `spec.source` is `hidden`; any float
+            dtype, any device; only read. -inf and ties are legal in logits.
+        label_ids_T: Any integer dtype: the token that really follows; not used by `hidden`.
+        keys_T: int64, of `token_keys`; used by `sampled` only.
+        spec: The codec.
 
     Returns:
-        The columns by name, in the schema's order, each of S lists.
+        The columns, on the source's device.
 
     Raises:
-        SoftTargetError: A column would need 2^31 values or more, which its offsets cannot count.
+        TokenError: A token's output holds NaN, +inf or nothing finite, or its label lies outside
+            the vocabulary; names the token.
+        ValueError: Shapes do not fit together or the spec, or something needed is None.
     """
-    parts = {
-        "target_ids": [row.ids_TK for row in rows],
-        "target_logprobs": [row.logprobs_TK for row in rows],
-        "target_log_tail": [row.log_tail_TN for row in rows],
-        "label_logprobs": [row.label_logprobs_T for row in rows],
+    if spec.codec == "hidden":
+        return hidden.encode(source, spec)
+    if source.shape[1] != spec.vocab_size:
+        raise ValueError(f"vocab_size is {spec.vocab_size}; logits are {tuple(source.shape)}")
+    if label_ids_T is None:
+        raise ValueError(f"codec {spec.codec} needs labels")
+    if spec.codec == "full":
+        return full.encode(source, label_ids_T, spec)
+    if spec.codec == "top_k":
+        return top_k.encode(source, label_ids_T, spec)
+    if keys_T is None:
+        raise ValueError("codec sampled needs keys")
+    return sampled.encode(source, label_ids_T, keys_T, spec)
+
+
+def target_schema(spec: CodecSpec) -> pa.Schema:
+    """Columns on the wire and at rest: the stamp, then lists of flat values, token after token."""
+    fields = [column.field for column in _COLUMNS[spec.codec](spec)]
+    return pa.schema([pa.field(STAMP, pa.uint32()), *fields])
+
+
+def to_columns(rows: Sequence[Encoded], spec: CodecSpec) -> dict[str, pa.Array]:
+    """Lay what was encoded for S rows into the columns of `target_schema`.
+
+    Args:
+        rows: One a row, in order, on any device; a row without tokens is legal.
+        spec: The codec they were encoded by.
+
+    Returns:
+        The columns by name, in the schema's order, each of S values.
+
+    Raises:
+        SoftTargetError: A column would need 2^31 values or more.
+    """
+    stamps = pa.array(np.full(len(rows), spec.stamp, dtype=np.uint32))
+    columns = _COLUMNS[spec.codec](spec)
+    return {STAMP: stamps} | {
+        column.name: to_list_column(column, [row.columns[column.name] for row in rows])
+        for column in columns
     }
-    return {field.name: _to_column(field, parts[field.name]) for field in SOFT_TARGETS}
 
 
-def columns_to_targets(
-    table: pa.Table, top_k: int, num_temperatures: int, vocab_size: int | None = None
-) -> TopKTargets:
+def decode(table: pa.Table, spec: CodecSpec, device: torch.device | str = "cpu") -> Decoded:
     """Read and check the targets of all rows of `table`, one row after the other.
 
-    Nothing is copied where a column is one chunk: the tensors are views of the table's own memory.
-    Never write into them; `.to(device)` or `.clone()` gives memory of one's own.
+    Nothing is copied where a column is one chunk and its values are what the student takes
+    (`full`, `hidden` and `top_k` log probabilities, but for the narrow widths): the tensors are
+    views of the table's own memory. Never write into them.
 
     Args:
-        table: The columns of `SOFT_TARGETS`; others may be there. `loss_mask`, if there, must
+        table: The columns of `target_schema`; others may be there. `loss_mask`, if there, must
             agree with the number of targets; `row`, if there, names rows in messages.
-        top_k: K.
-        num_temperatures: N; the first temperature is 1.
-        vocab_size: If given, ids must be below it.
+        spec: The codec that the student expects.
+        device: Where the tensors go after the checks.
 
     Returns:
-        The targets of M tokens, M summed over rows, on the CPU.
+        `TopKTargets`, `SampledTokens`, `HiddenStates` or `FullTargets`, by the codec.
 
     Raises:
-        SoftTargetError: Columns are missing, truncated or corrupted; names the row and the token.
+        SoftTargetError: The stamp is another; columns are missing, truncated or corrupt. Names the
+            row and the token.
     """
-    ids_lengths_S, ids = _flatten(table, "target_ids", pa.int32())
-    logprobs_lengths_S, logprobs = _flatten(table, "target_logprobs", pa.float32())
-    tail_lengths_S, log_tail = _flatten(table, "target_log_tail", pa.float32())
-    lengths_S, labels = _flatten(table, "label_logprobs", pa.float32())
-
-    if "loss_mask" in table.column_names:
-        require_lengths(
-            table, "label_logprobs", lengths_S, _mask_sums(table), "the sum of its loss_mask"
-        )
-    why = f"{top_k} a token"
-    require_lengths(table, "target_ids", ids_lengths_S, lengths_S * top_k, why)
-    require_lengths(table, "target_logprobs", logprobs_lengths_S, lengths_S * top_k, why)
-    why = f"{num_temperatures} temperatures a token"
-    require_lengths(table, "target_log_tail", tail_lengths_S, lengths_S * num_temperatures, why)
-
-    targets = TopKTargets(
-        _tensor(ids).view(-1, top_k),
-        _tensor(logprobs).view(-1, top_k),
-        _tensor(log_tail).view(-1, num_temperatures),
-        _tensor(labels),
-    )
-    check_values(table, targets, lengths_S, vocab_size)
-    return targets
-
-
-def _to_column(field: pa.Field, parts: list[torch.Tensor]) -> pa.ListArray:
-    offsets = np.cumsum(np.array([0, *(part.numel() for part in parts)], dtype=np.int64))
-    if offsets[-1] >= 2**31:
-        raise SoftTargetError(
-            f"{field.name} of one block would hold {offsets[-1]:,} values, at most {2**31 - 1:,} "
-            "fit: use fewer rows a block or a smaller soft_targets.top_k"
-        )
-    value_type = field.type.value_type
-    if parts:
-        flat = torch.cat([part.detach().reshape(-1) for part in parts]).cpu().numpy()
-        values = pa.array(flat, type=value_type)
-    else:
-        values = pa.array([], type=value_type)
-    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
-
-
-def _flatten(table: pa.Table, name: str, value_type: pa.DataType) -> tuple[Int64s, pa.Array]:
-    """Return each list's length [S] and all their values, without a copy if in one chunk."""
-    column_type = pa.list_(value_type)
-    if name not in table.column_names or table.schema.field(name).type != column_type:
-        raise SoftTargetError(
-            f"soft targets need a column {name} of type {column_type}; found:\n{table.schema}"
-        )
-    column = table.column(name)
-    lists = (
-        column.chunk(0)
-        if column.num_chunks == 1
-        else pa.concat_arrays([pa.array([], type=column_type), *column.chunks])
-    )
-    values = lists.flatten()
-    if lists.null_count or values.null_count:
-        raise SoftTargetError(f"column {name} holds nulls; score its rows again")
-    lengths_S: Int64s = np.diff(lists.offsets.to_numpy().astype(np.int64))
-    return lengths_S, values
-
-
-def _mask_sums(table: pa.Table) -> Int64s:
-    lengths_S, flags = _flatten(table, "loss_mask", pa.uint8())
-    running = np.concatenate([[0], np.cumsum(flags.to_numpy(), dtype=np.int64)])
-    ends_S = np.cumsum(lengths_S)
-    sums_S: Int64s = running[ends_S] - running[ends_S - lengths_S]
-    return sums_S
-
-
-def _tensor(values: pa.Array) -> torch.Tensor:
-    # Arrow's memory is read only, which torch cannot express: from_numpy would warn of it, DLPack
-    # does not. The docstring of `columns_to_targets` forbids writing.
-    tensor: torch.Tensor = from_dlpack(values)
-    return tensor
+    check_stamp(table, spec.stamp)
+    return _DECODE[spec.codec](table, spec, device)

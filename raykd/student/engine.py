@@ -14,15 +14,15 @@ import torch.distributed as dist
 
 from raykd.config.job import Job
 from raykd.errors import DivergenceError, ModelError
-from raykd.losses.buckets import BucketTargets
-from raykd.losses.heldout import HeldoutSums, heldout_sums
-from raykd.losses.mix import LossParts
-from raykd.models.batch import collate
+from raykd.losses.fused import LossParts
+from raykd.losses.heldout import HeldoutSums
+from raykd.models.batch import Batch, collate
 from raykd.models.head import check_head
 from raykd.models.load import ModelSource, load_model
-from raykd.soft_targets.codec import columns_to_targets
-from raykd.soft_targets.top_k import TopKTargets
-from raykd.student.module import DistillationModule, decode_targets
+from raykd.soft_targets.codec import TopKTargets, decode
+from raykd.soft_targets.spec import CodecSpec
+from raykd.student.module import DistillationModule, token_weights
+from raykd.student.targets import Arrived, TargetReader, buckets
 from raykd.student.zero import accumulation_steps, deepspeed_config, learning_rate
 
 CHECKPOINT_TAG = "zero"
@@ -34,6 +34,39 @@ class Wish(IntEnum):
     GO_ON = 0
     SAVE = 1
     SAVE_AND_END = 2
+
+
+@dataclass(frozen=True)
+class StudentSpec:
+    """What a rank builds its student from."""
+
+    job: Job
+    source: ModelSource
+    """Its first weights."""
+    num_steps: int
+    """Of the whole run."""
+    targets: CodecSpec
+    """The form in which training rows bring soft targets."""
+    heldout: CodecSpec
+    """The same for held-out rows: codec `top_k`."""
+    head_file: Path | None = None
+    """The teacher's head, where the codec needs it."""
+
+
+@dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """What one forward pass learns from."""
+
+    batch: Batch
+    arrived: Arrived | None
+    token_weights_M: torch.Tensor | None
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights of its tokens."""
+        if self.token_weights_M is None:
+            return float(len(self.batch.keep_M))
+        return float(self.token_weights_M.double().sum())
 
 
 @dataclass(frozen=True)
@@ -76,15 +109,12 @@ class Student(Protocol):
 class ZeroStudent:
     """A DeepSpeed engine and what a step of distillation is."""
 
-    def __init__(
-        self, job: Job, source: ModelSource, vocab_size: int, num_steps: int, heldout_top_k: int
-    ) -> None:
+    def __init__(self, spec: StudentSpec) -> None:
         import deepspeed
 
-        self._job = job
-        self._vocab_size = vocab_size
-        self._num_steps = num_steps
-        self._heldout_top_k = heldout_top_k
+        self._job = job = spec.job
+        self._num_steps = spec.num_steps
+        self._heldout_spec = spec.heldout
         self._device = (
             torch.device("cuda", torch.cuda.current_device())
             if (job.student.device == "gpu")
@@ -97,35 +127,44 @@ class ZeroStudent:
         deepspeed.init_distributed(auto_mpi_discovery=False)
         # Alive before and while the weights load: under ZeRO 3 they are sharded as they come in.
         self._zero3 = _zero3_loading(config)
-        module = DistillationModule(build_causal_lm(job, source), job, vocab_size)
+        vocab_size = spec.targets.vocab_size
+        module = DistillationModule(build_causal_lm(job, spec.source), job, vocab_size)
         optimizer = _optimizer(module, job)
         self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
         _forget_steps(optimizer)
         self._engine.eval()
         check_head(self._engine.module.causal_lm, "student.init")
+        self._read: TargetReader | None = None
+        if job.needs_teacher_for_training:
+            self._read = TargetReader(
+                spec.targets, job.loss.temperature, spec.head_file, self._device
+            )
 
     def train_step(self, rows: pa.Table, step: int, wait_s: float, wish: Wish) -> StepResult:
         """Forward, backward and one optimizer step over this rank's rows.
 
-        The mean is over the kept tokens of the whole step, all ranks and micro-batches.
+        The mean is over the kept tokens of the whole step, all ranks and micro-batches; each counts
+        as much as `loss.token_weights` says.
         """
-        micro = [
-            (collate(part).to(self._device), self._targets(part))
-            for part in _slices(rows, self._job.train.micro_batch)
-        ]
-        tokens, seen, teacher_s, wished = self._total(
-            sum(len(batch.keep_M) for batch, _ in micro),
-            sum(batch.input_ids_BT.numel() for batch, _ in micro),
+        micro = [self._micro_batch(part) for part in _slices(rows, self._job.train.micro_batch)]
+        weight, tokens, seen, teacher_s, wished = self._total(
+            sum(one.weight for one in micro),
+            sum(len(one.batch.keep_M) for one in micro),
+            sum(one.batch.input_ids_BT.numel() for one in micro),
             sum(rows.column("teacher_s").to_pylist()) if "teacher_s" in rows.column_names else 0,
             float(wish),
         )
         lr = self._set_learning_rate(step)
+        mean = 1.0 / weight if weight > 0 else 1.0
         # DeepSpeed divides by the accumulation steps and averages over ranks: undo both.
-        scale = dist.get_world_size() * accumulation_steps(self._job) / max(1.0, tokens)
+        scale = dist.get_world_size() * accumulation_steps(self._job) * mean
         sums = torch.zeros(3, dtype=torch.float64)
         self._engine.train()
-        for i, (batch, targets) in enumerate(micro):
-            parts = self._engine(batch, targets)
+        for i, one in enumerate(micro):
+            targets = None if one.arrived is None else one.arrived.targets
+            parts = self._engine(
+                batch=one.batch, targets=targets, token_weights_M=one.token_weights_M
+            )
             self._engine.backward(parts.total * scale)
             sums += _numbers(parts)
             if i + 1 == len(micro):
@@ -134,7 +173,6 @@ class ZeroStudent:
                 norm = self._unsharded_norm()
             self._engine.step()
         grad_norm = self._grad_norm(step, norm)
-        mean = 1.0 / max(1.0, tokens)
         return StepResult(
             tokens=int(tokens),
             tokens_seen=int(seen),
@@ -168,12 +206,10 @@ class ZeroStudent:
 
     def _measure(self, rows: pa.Table) -> HeldoutSums:
         batch = collate(rows).to(self._device)
-        logits_MV = self._engine.module.logits(batch)
-        targets = columns_to_targets(rows, self._heldout_top_k, 1, vocab_size=self._vocab_size).to(
-            self._device
-        )
-        buckets = BucketTargets(targets.ids_TK, targets.logprobs_TK, targets.log_tail_TN[:, 0])
-        return heldout_sums(logits_MV, batch.label_ids_M, buckets)
+        targets = decode(rows, self._heldout_spec, self._device)
+        assert isinstance(targets, TopKTargets), "held-out rows are scored with codec top_k"
+        measured: HeldoutSums = self._engine.module.heldout(batch, buckets(targets, 0))
+        return measured
 
     def save(self, directory: Path) -> None:
         """Write the ZeRO checkpoint; every rank writes its own part."""
@@ -196,9 +232,12 @@ class ZeroStudent:
         if loaded is None:
             raise ModelError(f"DeepSpeed found no checkpoint to load in {directory}")
 
-    def _targets(self, rows: pa.Table) -> TopKTargets | None:
-        targets = decode_targets(rows, self._job, self._vocab_size)
-        return None if targets is None else targets.to(self._device)
+    def _micro_batch(self, rows: pa.Table) -> MicroBatch:
+        batch = collate(rows).to(self._device)
+        arrived = None if self._read is None else self._read(rows)
+        label_logprobs_M = None if arrived is None else arrived.label_logprobs_M
+        weights_M = token_weights(batch, label_logprobs_M, self._job.loss.token_weights)
+        return MicroBatch(batch, arrived, weights_M)
 
     def _set_learning_rate(self, step: int) -> float:
         lr = learning_rate(step, self._num_steps, self._job.train.optimizer)

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from raykd import __version__
 from raykd.config.job import Job
 from raykd.config.load import dump_job
+from raykd.config.soft_targets import SoftTargetsConfig
 from raykd.errors import StorageError
 from raykd.models.load import ModelSource, load_model, load_tokenizer, torch_dtype
 from raykd.student.checkpoint import Checkpoint
@@ -66,9 +67,32 @@ def model_card(job: Job, tokenizer: ModelSource, checkpoint: Checkpoint) -> str:
         job=job,
         hub_teacher=None if tokenizer.is_directory else tokenizer.path,
         mark=checkpoint.mark,
+        loss=loss_in_words(job),
         version=__version__,
         job_yaml=dump_job(job),
     )
+
+
+def loss_in_words(job: Job) -> str:
+    """What was minimised, as a card says it."""
+    loss = job.loss
+    if not job.needs_teacher_for_training:
+        return "cross-entropy on the text"
+    divergences = " + ".join(
+        name if weight == 1 else f"{weight:g} {name}" for name, weight in loss.divergences.items()
+    )
+    text = f"{divergences} at temperature {loss.temperature} over {_seen(job.soft_targets)}"
+    return text + (f", with cross-entropy at weight {loss.alpha}" if loss.alpha > 0 else "")
+
+
+def _seen(asked: SoftTargetsConfig) -> str:
+    """The part of the vocabulary that a divergence looks at."""
+    if asked.codec == "top_k":
+        rest = "and one bucket for the rest" if asked.tail else "alone"
+        return f"the teacher's {asked.top_k} likeliest tokens {rest}"
+    if asked.codec == "sampled":
+        return f"{asked.draws} draws from the teacher"
+    return "the whole vocabulary"
 
 
 def _load_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:

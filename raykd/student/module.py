@@ -5,62 +5,121 @@ B rows, T tokens, M positions learned from, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import astuple
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
-import pyarrow as pa
 import torch
 
 from raykd.config.job import Job
-from raykd.losses.buckets import BucketTargets
-from raykd.losses.mix import LossParts, distillation_loss
+from raykd.config.loss import TokenWeights
+from raykd.losses.fused import LossParts, linear_distillation_loss
+from raykd.losses.heldout import HeldoutSums, linear_heldout_sums
+from raykd.losses.spec import LossSpec
+from raykd.losses.targets import BucketTargets, LogitShape, Targets
 from raykd.models.batch import Batch
-from raykd.models.head import head_logits, hidden_states
-from raykd.soft_targets.codec import columns_to_targets
-from raykd.soft_targets.top_k import TopKTargets
+from raykd.models.head import AfterHead, UseOfHead, hidden_states, open_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+Result = TypeVar("Result")
+
 
 class DistillationModule(torch.nn.Module):
-    """Hidden states, the head at learned positions only, the loss; all under ZeRO's hooks."""
+    """Hidden states, then head and loss in one at learned positions only; all under ZeRO's hooks.
+
+    Logits never exist for more than a chunk of tokens.
+    """
 
     def __init__(self, causal_lm: PreTrainedModel, job: Job, vocab_size: int) -> None:
         super().__init__()
+        open_head(causal_lm, "student")
         self.causal_lm = causal_lm
-        self._loss = job.loss
+        self._loss = loss_spec(job)
         self._vocab_size = vocab_size
 
-    def forward(self, batch: Batch, targets: TopKTargets | None) -> LossParts:
-        """Sums of the loss and its parts over the batch's learned positions."""
-        return distillation_loss(
-            self.logits(batch),
-            batch.label_ids_M,
-            _buckets(targets),
-            divergence=self._loss.divergence,
-            temperature=self._loss.temperature,
-            beta=self._loss.beta,
-            alpha=self._loss.alpha,
+    def forward(
+        self, batch: Batch, targets: Targets | None, token_weights_M: torch.Tensor | None
+    ) -> LossParts:
+        """Sums of the loss and its parts over the batch's learned positions.
+
+        Args:
+            batch: Rows.
+            targets: What the teacher says of its M learned positions; None for the text alone.
+            token_weights_M: How much each counts; None counts all alike.
+        """
+        return self._through_head(
+            batch,
+            partial(
+                linear_distillation_loss,
+                labels_T=batch.label_ids_M,
+                targets=targets,
+                spec=self._loss,
+                shape=logit_shape(AfterHead.of(self.causal_lm)),
+                vocab_size=self._vocab_size,
+                token_weights_T=token_weights_M,
+            ),
         )
 
-    def logits(self, batch: Batch) -> torch.Tensor:
-        """Logits [M, V] of the batch's learned positions."""
+    @torch.no_grad()
+    def heldout(self, batch: Batch, targets: BucketTargets) -> HeldoutSums:
+        """How close the student is to its teacher on the batch's learned positions."""
+        measure = partial(
+            linear_heldout_sums,
+            label_ids_M=batch.label_ids_M,
+            targets=targets,
+            shape=logit_shape(AfterHead.of(self.causal_lm)),
+            vocab_size=self._vocab_size,
+        )
+        # As a tuple, for the hooks of ZeRO 3 look into what comes out.
+        return HeldoutSums(*self._through_head(batch, lambda h, w, b: astuple(measure(h, w, b))))
+
+    def _through_head(self, batch: Batch, use: UseOfHead[Result]) -> Result:
         hidden_BTD = hidden_states(self.causal_lm, batch.input_ids_BT, batch.position_ids_BT)
         hidden_MD = hidden_BTD.flatten(0, 1).index_select(0, batch.keep_M)
-        return head_logits(self.causal_lm, hidden_MD, self._vocab_size)
+        result: Result = self.causal_lm.get_output_embeddings()(hidden_MD, use)
+        return result
 
 
-def _buckets(targets: TopKTargets | None) -> BucketTargets | None:
-    """What the loss looks at: the tail at its own temperature, which is the last one kept."""
-    if targets is None:
-        return None
-    return BucketTargets(targets.ids_TK, targets.logprobs_TK, targets.log_tail_TN[:, -1])
-
-
-def decode_targets(rows: pa.Table, job: Job, vocab_size: int) -> TopKTargets | None:
-    """Soft targets of rows, checked; None where the loss needs none."""
-    if not job.needs_teacher_for_training:
-        return None
-    return columns_to_targets(
-        rows, job.soft_targets.top_k, len(job.temperatures), vocab_size=vocab_size
+def loss_spec(job: Job) -> LossSpec:
+    """The job's loss, as the losses know it."""
+    loss = job.loss
+    return LossSpec(
+        divergences=tuple(loss.divergences.items()),
+        temperature=loss.temperature,
+        alpha=loss.alpha,
+        beta=loss.beta,
+        skew=loss.skew,
+        head_mass=loss.head_mass,
     )
+
+
+def logit_shape(after: AfterHead) -> LogitShape:
+    """What follows the head, as the losses know it."""
+    return LogitShape(after.scale, after.softcap)
+
+
+def token_weights(
+    batch: Batch, label_logprobs_M: torch.Tensor | None, weights: TokenWeights
+) -> torch.Tensor | None:
+    """How much each learned position counts; None where all count alike.
+
+    Args:
+        batch: Rows.
+        label_logprobs_M: The teacher's log probability of the token that follows, nats.
+        weights: What the job asks.
+
+    Returns:
+        [M], float32, in [0, 1].
+    """
+    factors = []
+    if weights.teacher_confidence > 0:
+        assert label_logprobs_M is not None, "the job was checked: its codec carries them"
+        factors.append((weights.teacher_confidence * label_logprobs_M).clamp(max=0.0).exp())
+    if weights.position_ramp_tokens > 0:
+        positions_M = batch.position_ids_BT.flatten().index_select(0, batch.keep_M)
+        factors.append(((positions_M + 1) / weights.position_ramp_tokens).clamp(max=1.0))
+    if not factors:
+        return None
+    return torch.stack([factor.float() for factor in factors]).prod(0)

@@ -16,33 +16,33 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from raykd.config.job import Job
 from raykd.config.load import dump_job
-from raykd.models.load import ModelSource
 from raykd.student import failures, loop
 from raykd.student.checkpoint import latest
-from raykd.student.engine import Student, ZeroStudent
+from raykd.student.engine import Student, StudentSpec, ZeroStudent
 from raykd.telemetry.metrics import MetricsWriter
 from raykd.telemetry.trackers import close_trackers, open_trackers
 
-StudentClass = Callable[[Job, ModelSource, int, int, int], Student]
-"""Built on each rank as (job, source, vocab_size, num_steps, heldout_top_k)."""
+StudentClass = Callable[[StudentSpec], Student]
+"""Built on each rank."""
 
 
 @dataclass(frozen=True)
 class StudentRun:
     """All that the ranks need to know; it travels to each."""
 
-    job: Job
-    source: ModelSource
-    vocab_size: int
-    num_steps: int
+    student: StudentSpec
     rows_an_epoch: int
-    heldout_top_k: int
     directory: str
     """The run directory, seen by every node."""
     heldout_file: str | None
     layout_from: Callable[[int], Any]
     """First step to the block layout from there on."""
     student_class: StudentClass = ZeroStudent
+
+    @property
+    def job(self) -> Job:
+        """The job."""
+        return self.student.job
 
     @property
     def checkpoints(self) -> Path:
@@ -144,9 +144,7 @@ def _run_rank(run: StudentRun) -> None:
     first_step = found.mark.step if found else 0
     # The first rows are scored while the student is being built.
     rows = Ahead(_rows(run.job, num_ranks))
-    student = run.student_class(
-        run.job, run.source, run.vocab_size, run.num_steps, run.heldout_top_k
-    )
+    student = run.student_class(run.student)
     if found:
         student.load(found.directory)
     layout = run.layout_from(first_step)
@@ -157,7 +155,7 @@ def _run_rank(run: StudentRun) -> None:
             loop.Rank(rank, num_ranks, _barrier),
             student,
             rows,
-            loop.Stretch(first_step, run.num_steps, run.rows_an_epoch, layout.rank_places),
+            loop.Stretch(first_step, run.student.num_steps, run.rows_an_epoch, layout.rank_places),
             run.checkpoints,
             run.stop_file,
             _read_heldout(run.heldout_file),

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
 
 from raykd.config.model import Dtype
 from raykd.models.load import ModelSource
-
-
-@dataclass(frozen=True)
-class ScoreSpec:
-    """What soft targets are wanted."""
-
-    top_k: int
-    temperatures: tuple[float, ...]
-    """1 first; the tail is kept at each."""
-    vocab_size: int
-    """Width of the logits that teacher and student share."""
+from raykd.soft_targets.spec import CodecSpec
 
 
 @dataclass(frozen=True)
@@ -50,16 +41,27 @@ class Engine(Protocol):
     Built as `EngineClass(spec: EngineSpec, place: ShardPlace)`.
     """
 
-    def score(self, rows: pa.Table, spec: ScoreSpec) -> pa.Table | None:
+    def score(self, rows: pa.Table, spec: CodecSpec) -> pa.Table | None:
         """Soft targets of rows.
 
         Args:
             rows: Columns of `schema.PREPARED`, any number of rows.
-            spec: What is wanted.
+            spec: The form that is wanted.
 
         Returns:
-            On rank 0 the columns of `schema.SOFT_TARGETS` and `teacher_s`, row for row; on other
-            ranks None.
+            On rank 0 the columns of the codec (`soft_targets.codec.target_schema`) and `teacher_s`,
+            row for row; on other ranks None.
+
+        Raises:
+            SoftTargetError: The model gave NaN or infinity; names the row and the token.
+        """
+        ...
+
+    def write_head(self, file: Path) -> None:
+        """Write the head, for codec `hidden` (`models.head.save_head`); rank 0 does.
+
+        Args:
+            file: Where to, on storage that the students see.
         """
         ...
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -23,8 +24,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from raykd import schema
 from raykd.config.reservations import REPLICA_CPUS
 from raykd.config.teacher import TeacherConfig
-from raykd.errors import TeacherError
-from raykd.teacher.engine import Engine, EngineSpec, ScoreSpec, ShardPlace
+from raykd.errors import SoftTargetError, TeacherError
+from raykd.soft_targets.spec import CodecSpec
+from raykd.teacher.engine import Engine, EngineSpec, ShardPlace
 
 ONGOING_REQUESTS = 4
 """Requests a replica may hold: one at work, and room for more than its share of those in flight.
@@ -58,9 +60,13 @@ class Shard:
         """What the engine says of its model."""
         return self._engine.describe()
 
-    def score(self, rows: pa.Table, spec: ScoreSpec) -> pa.Table | None:
+    def score(self, rows: pa.Table, spec: CodecSpec) -> pa.Table | None:
         """Soft targets from rank 0, None from the others."""
         return self._engine.score(rows, spec)
+
+    def write_head(self, file: Path) -> None:
+        """Write the model's head; see `Engine.write_head`."""
+        self._engine.write_head(file)
 
     @ray.method(concurrency_group="health")
     def ping(self) -> None:
@@ -118,11 +124,16 @@ class TeacherReplica:
             )
         )
 
-    async def score(self, rows: pa.Table, spec: ScoreSpec) -> pa.Table:
-        """Soft targets of rows (`schema.SOFT_TARGETS` and `teacher_s`)."""
+    async def score(self, rows: pa.Table, spec: CodecSpec) -> pa.Table:
+        """Soft targets of rows: the codec's columns and `teacher_s`."""
         # No await between these calls: all shards must see requests in one order.
         answers = [shard.score.remote(rows, spec) for shard in self._shards]
-        first, *_ = await asyncio.gather(*answers)
+        try:
+            first, *_ = await asyncio.gather(*answers)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, SoftTargetError):
+                raise SoftTargetError(f"{error.cause} ({_own_name()})") from None
+            raise
         return first
 
     async def describe(self) -> dict[str, object]:
@@ -130,9 +141,19 @@ class TeacherReplica:
         described: dict[str, object] = await self._shards[0].describe.remote()
         return described
 
+    async def write_head(self, file: Path) -> None:
+        """Write the model's head; shards that hold parts of it all take part."""
+        await asyncio.gather(*[shard.write_head.remote(file) for shard in self._shards])
+
     async def check_health(self) -> None:
         """Serve replaces the replica if a shard is gone."""
         await asyncio.gather(*(shard.ping.remote() for shard in self._shards))
+
+
+def _own_name() -> str:
+    """This replica and its node, for messages."""
+    replica = serve.get_replica_context().replica_id.unique_id
+    return f"replica {replica} on node {ray.util.get_node_ip_address()}"
 
 
 @dataclass(frozen=True)
@@ -143,7 +164,7 @@ class TeacherClient:
     timeout_s: float
     max_retries: int
 
-    async def score(self, rows: pa.Table, spec: ScoreSpec) -> pa.Table:
+    async def score(self, rows: pa.Table, spec: CodecSpec) -> pa.Table:
         """Soft targets of rows, from whichever replica is free.
 
         A request that is lost (a replica died, no answer in time) goes to a replica again,
@@ -178,6 +199,10 @@ class TeacherClient:
         )
         return described
 
+    def write_head(self, file: Path) -> None:
+        """Have one replica write the model's head to `file`."""
+        self._handle().write_head.remote(file).result(timeout_s=self.timeout_s)
+
     def _handle(self) -> Any:
         return _handle(self.app)
 
@@ -187,7 +212,7 @@ class Scorer:
     """The teacher asked for one kind of soft targets."""
 
     client: TeacherClient
-    spec: ScoreSpec
+    spec: CodecSpec
 
     async def __call__(self, rows: pa.Table) -> pa.Table:
         """Soft targets of rows; see `TeacherClient.score`."""

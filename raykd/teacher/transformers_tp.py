@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,12 @@ import pyarrow.compute as pc
 import torch
 
 from raykd.errors import SoftTargetError
-from raykd.models.batch import Batch, collate
-from raykd.models.head import check_head, head_logits, hidden_states
+from raykd.models.batch import Batch, collate, flat
+from raykd.models.head import check_head, head_logits, hidden_states, save_head
 from raykd.models.load import load_model, torch_dtype
-from raykd.soft_targets.codec import targets_to_columns
-from raykd.soft_targets.top_k import TokenError, TopKTargets, encode_top_k
-from raykd.teacher.engine import EngineSpec, ScoreSpec, ShardPlace
+from raykd.soft_targets.codec import Encoded, TokenError, encode, to_columns, token_keys
+from raykd.soft_targets.spec import CodecSpec
+from raykd.teacher.engine import EngineSpec, ShardPlace
 
 
 class TransformersEngine:
@@ -56,51 +58,75 @@ class TransformersEngine:
         }
 
     @torch.inference_mode()
-    def score(self, rows: pa.Table, spec: ScoreSpec) -> pa.Table | None:
+    def write_head(self, file: Path) -> None:
+        """Write the head's weights and what follows them; see `Engine.write_head`."""
+        save_head(self._model, file, write=self._rank == 0)
+
+    @torch.inference_mode()
+    def score(self, rows: pa.Table, spec: CodecSpec) -> pa.Table | None:
         """Soft targets of rows; see `Engine.score`."""
         start = time.perf_counter()
         lengths = pc.list_value_length(rows.column("input_ids")).to_numpy()
-        targets: list[TopKTargets | None] = [None] * rows.num_rows
+        encoded: list[Encoded | None] = [None] * rows.num_rows
         for group in micro_batches(lengths, self._spec.micro_batch_tokens):
-            for row, one in zip(group, self._score_group(rows.take(group), spec), strict=True):
-                targets[row] = one
+            for row, one in zip(group, self._score_group(rows, group, spec), strict=True):
+                encoded[row] = one
         if self._rank != 0:
             return None
-        columns = targets_to_columns([t for t in targets if t is not None])
+        columns = to_columns([one for one in encoded if one is not None], spec)
         share = lengths / max(1, lengths.sum())
         seconds = pa.array(((time.perf_counter() - start) * share).astype(np.float32))
         return pa.table({**columns, "teacher_s": seconds})
 
-    def _score_group(self, rows: pa.Table, spec: ScoreSpec) -> list[TopKTargets | None]:
-        batch = collate(rows).to(self._device)
+    def _score_group(
+        self, rows: pa.Table, group: np.ndarray[Any, Any], spec: CodecSpec
+    ) -> list[Encoded | None]:
+        chosen = rows.take(group)
+        batch = collate(chosen).to(self._device)
         hidden_BTD = hidden_states(self._model, batch.input_ids_BT, batch.position_ids_BT)
         hidden_MD = hidden_BTD.flatten(0, 1).index_select(0, batch.keep_M)
+        kept = _kept_tokens(batch, chosen.num_rows)
+        keys_M = self._keys(chosen, kept, spec)
         chunks = []
         for at in range(0, max(1, len(hidden_MD)), self._spec.head_chunk_tokens):
             piece = slice(at, at + self._spec.head_chunk_tokens)
-            # Every shard takes part in the head; only the first needs what comes out.
-            logits_TV = head_logits(self._model, hidden_MD[piece], spec.vocab_size)
+            source = hidden_MD[piece]
+            if spec.source == "logits":
+                # Every shard takes part in the head; only the first needs what comes out.
+                source = head_logits(self._model, source, spec.vocab_size)
             if self._rank == 0:
-                chunks.append(self._encode(logits_TV, batch, piece, spec))
+                try:
+                    one = encode(source, batch.label_ids_M[piece], keys_M[piece], spec)
+                except TokenError as error:
+                    raise _named(error, batch, group, at + error.token) from None
+                chunks.append(one.cpu())
         if self._rank != 0:
-            return [None] * rows.num_rows
-        kept = np.bincount(
-            batch.keep_M.cpu().numpy() // batch.input_ids_BT.shape[1], minlength=rows.num_rows
-        )
-        return list(TopKTargets.concatenate(chunks).split(kept.tolist()))
+            return [None] * chosen.num_rows
+        return list(Encoded.concatenate(chunks).split(kept))
 
-    def _encode(
-        self, logits_TV: torch.Tensor, batch: Batch, piece: slice, spec: ScoreSpec
-    ) -> TopKTargets:
-        try:
-            return encode_top_k(
-                logits_TV, batch.label_ids_M[piece], spec.top_k, spec.temperatures
-            ).cpu()
-        except TokenError as error:
-            place = int(batch.keep_M[piece][error.token])
-            row, token = divmod(place, batch.input_ids_BT.shape[1])
-            ids = batch.input_ids_BT[row, : token + 1].tolist()
-            raise SoftTargetError(f"{error}; its text ends with token ids {ids[-8:]}") from None
+    def _keys(self, rows: pa.Table, kept: list[int], spec: CodecSpec) -> torch.Tensor:
+        ids, offsets = flat(rows, "input_ids")
+        texts = [ids[a:b] for a, b in itertools.pairwise(offsets)]
+        return token_keys(texts, kept, spec.seed).to(self._device)
+
+
+def _kept_tokens(batch: Batch, num_rows: int) -> list[int]:
+    """Tokens learned from in each row."""
+    row_M = batch.keep_M.cpu().numpy() // batch.input_ids_BT.shape[1]
+    counts: list[int] = np.bincount(row_M, minlength=num_rows).tolist()
+    return counts
+
+
+def _named(
+    error: TokenError, batch: Batch, group: np.ndarray[Any, Any], at: int
+) -> SoftTargetError:
+    """The same complaint with the row of the request, the token in it and the text before."""
+    row, token = divmod(int(batch.keep_M[at]), batch.input_ids_BT.shape[1])
+    ids = batch.input_ids_BT[row, : token + 1].tolist()
+    return SoftTargetError(
+        f"row {int(group[row])} of the request, token {token}: {error.complaint}; its text ends "
+        f"with token ids {ids[-8:]}"
+    )
 
 
 def micro_batches(lengths: np.ndarray[Any, Any], most_tokens: int) -> list[np.ndarray[Any, Any]]:

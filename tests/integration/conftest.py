@@ -80,8 +80,9 @@ def distil(ray_cluster: None) -> Distil:
     """Run a job in this process, on the module's cluster."""
     from rich.console import Console
 
-    from raykd.pipeline.distill import Parts, distill
+    from raykd.pipeline.distill import distill
     from raykd.pipeline.run_dir import RunDirectory
+    from raykd.pipeline.teacher import Parts
     from raykd.telemetry.progress import Progress
 
     def run(job: Any, *, resume: bool = False, parts: Parts = Parts()) -> Ran:

@@ -22,8 +22,8 @@ from raykd.errors import (
     StorageError,
     TeacherError,
 )
+from raykd.soft_targets.spec import CodecSpec
 from raykd.student.engine import StepResult, Wish, ZeroStudent
-from raykd.teacher.engine import ScoreSpec
 from raykd.teacher.transformers_tp import TransformersEngine
 
 from .runs import RAY_WARNINGS, Distil, checkpoint_steps, read_steps
@@ -36,7 +36,7 @@ TRAINING_TOP_K = 8
 class Raises(TransformersEngine):
     """Scores held-out rows; refuses those of the training."""
 
-    def score(self, rows: pa.Table, spec: ScoreSpec) -> pa.Table | None:
+    def score(self, rows: pa.Table, spec: CodecSpec) -> pa.Table | None:
         if spec.top_k == TRAINING_TOP_K:
             raise ValueError("this engine has had enough")
         return super().score(rows, spec)
@@ -156,7 +156,7 @@ def test_bad_records_are_skipped_and_nan_stops_the_run(
     corpus_file: Path,
     tmp_path: Path,
 ) -> None:
-    from raykd.pipeline.distill import Parts
+    from raykd.pipeline.teacher import Parts
 
     job = make_job(
         {
@@ -195,7 +195,7 @@ def _check_other_exits(root: Path, job: Any) -> None:
 def test_teacher_that_raises(make_job: Callable[..., Any], distil: Distil) -> None:
     from ray import serve
 
-    from raykd.pipeline.distill import Parts
+    from raykd.pipeline.teacher import Parts
 
     job = make_job({"name": "refused", "soft_targets.top_k": TRAINING_TOP_K})
     with pytest.raises(TeacherError, match=r"rows \d+ to \d+ .*this engine has had enough"):
@@ -206,7 +206,7 @@ def test_teacher_that_raises(make_job: Callable[..., Any], distil: Distil) -> No
 
 @pytest.mark.slow
 def test_teacher_that_does_not_start(make_job: Callable[..., Any], distil: Distil) -> None:
-    from raykd.pipeline.distill import Parts
+    from raykd.pipeline.teacher import Parts
 
     job = make_job({"name": "stillborn"})
     with pytest.raises(TeacherError, match="no such accelerator"):

@@ -33,10 +33,11 @@ class DiesOnce(ZeroStudent):
 
 
 def test_a_rank_dies_and_no_row_is_lost(make_job: Callable[..., Any], distil: Distil) -> None:
-    from raykd.pipeline.distill import Parts
+    from raykd.pipeline.teacher import Parts
 
     job = make_job(
         {
+            "soft_targets": {"codec": "hidden"},
             "teacher.tensor_parallel": 2,
             "teacher.replicas": 2,
             "teacher.cpus_per_shard": 0.1,

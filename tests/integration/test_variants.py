@@ -62,6 +62,7 @@ def test_prompts_padded_with_reverse_kl_at_temperature(
                 "data.packing": "pad",
                 "data.pad_buckets_tokens": [16, 32, 64],
                 "student.init": {"start": "teacher", "layers": 2},
+                "soft_targets": {"top_k": 8, "values": "int6", "temperatures": [4.0]},
                 "loss": {"divergence": "reverse_kl", "temperature": 2.0, "alpha": 0.5},
             }
         )
@@ -75,7 +76,7 @@ def test_prompts_padded_with_reverse_kl_at_temperature(
         assert step["loss"] == pytest.approx(mixed, rel=1e-4)
 
 
-def test_chats_with_jsd_at_temperature(
+def test_chats_with_jsd_at_temperature_from_hidden_states(
     one_teacher: None,
     make_job: Callable[..., Any],
     distil: Distil,
@@ -97,6 +98,7 @@ def test_chats_with_jsd_at_temperature(
             {
                 **SHORT,
                 "data.corpus": {"source": source, "columns": {"messages": "messages"}},
+                "soft_targets": {"codec": "hidden", "hidden_values": "fp32"},
                 "loss": {"divergence": "jsd", "beta": 0.3, "temperature": 2.0},
                 "evaluation.every_steps": 3,
             }
@@ -106,6 +108,7 @@ def test_chats_with_jsd_at_temperature(
     assert all(0 < step["tokens"] < step["tokens_seen"] for step in ran.steps)
     measured = [step["step"] for step in ran.steps if step.get("heldout")]
     assert measured == [3, 6]
+    assert (ran.root / "teacher_head.safetensors").is_file()
 
 
 def test_hard_labels_alone_need_no_teacher_while_training(
@@ -144,7 +147,7 @@ def test_hard_labels_alone_need_no_teacher_while_training(
     assert list((ran.root / "logs" / "tensorboard").rglob("events.out.tfevents.*"))
 
 
-def test_adapters_are_trained_alone_and_exported_merged(
+def test_adapters_learn_alone_from_samples_and_are_exported_merged(
     one_teacher: None, make_job: Callable[..., Any], distil: Distil, student_dir: Path
 ) -> None:
     from transformers import AutoModelForCausalLM
@@ -153,6 +156,8 @@ def test_adapters_are_trained_alone_and_exported_merged(
         make_job(
             {
                 **SHORT,
+                "soft_targets": {"codec": "sampled", "draws": 20},
+                "loss.token_weights": {"position_ramp_tokens": 4, "teacher_confidence": 0.5},
                 "student.lora": {"r": 4, "target_modules": ["q_proj", "v_proj"]},
                 "student.zero_stage": 2,
                 "student.dtype": "bf16",

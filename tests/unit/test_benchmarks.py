@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raykd import schema
-from raykd.soft_targets.codec import columns_to_targets
-from raykd.teacher.engine import ScoreSpec
+from raykd.soft_targets.codec import decode, target_schema
+from raykd.soft_targets.spec import CodecSpec
 from raykd.telemetry.metrics import StepMetrics
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -104,10 +103,10 @@ def test_uniform_targets_are_what_a_student_accepts():
     import pyarrow as pa
 
     standins = importlib.import_module("standins")
-    spec = ScoreSpec(top_k=8, temperatures=(1.0, 2.0), vocab_size=100)
+    spec = CodecSpec("top_k", 100, (1.0, 2.0), top_k=8, values="fp32")
     table = pa.table(standins.uniform_targets([3, 0, 5], spec))
-    assert table.schema.equals(schema.SOFT_TARGETS)
-    targets = columns_to_targets(table, 8, 2, vocab_size=100)
+    assert table.schema.equals(target_schema(spec))
+    targets = decode(table, spec, "cpu")
     assert targets.num_tokens == 8
     mass = targets.logprobs_TK.exp().sum(1) + targets.log_tail_TN[:, 0].exp()
     assert mass.tolist() == pytest.approx([1.0] * 8, abs=1e-5)

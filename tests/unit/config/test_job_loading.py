@@ -104,7 +104,7 @@ def test_a_misspelt_key_in_an_extra_set(write_job: WriteJob, job_tree: Tree, cor
 
 def test_a_key_like_no_other_lists_what_is_known(write_job: WriteJob, job_tree: Tree) -> None:
     message = complaint(write_job(set_at(job_tree, "loss.zzz", 1)))
-    assert "loss.zzz: unknown key; known here: alpha, beta, divergence, temperature" in message
+    assert "loss.zzz: unknown key; known here: alpha, beta, divergence, head_mass, " in message
 
 
 def test_all_faults_are_told_at_once(write_job: WriteJob, job_tree: Tree) -> None:
@@ -136,7 +136,7 @@ def test_a_missing_key(write_job: WriteJob, job_tree: Tree) -> None:
         ("teacher.device", "tpu", "'cpu' or 'gpu'"),
         ("student.zero_stage", 4, "0, 1, 2 or 3"),
         ("name", 7, "valid string"),
-        ("loss.divergence", "kl", "'forward_kl', 'reverse_kl' or 'jsd'"),
+        ("loss.divergence", 7, "valid string"),
     ],
 )
 def test_a_wrong_type(

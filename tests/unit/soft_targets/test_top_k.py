@@ -1,178 +1,261 @@
-"""Encoding against float64 over the whole vocabulary."""
+"""Codec `top_k` through the door: widths against float64, and broken values."""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from soft_target_cases import (
+    SPECS,
+    TOP_K,
+    K,
+    V,
+    flat_values,
+    normal,
+    some_encoded,
+    some_labels,
+    some_source,
+    some_table,
+    table_of,
+    with_values,
+)
 
 from raykd.errors import SoftTargetError
-from raykd.soft_targets import top_k as top_k_module
-from raykd.soft_targets.top_k import TokenError, TopKTargets, encode_top_k
+from raykd.soft_targets.codec import CodecSpec, TokenError, TopKTargets, decode, encode
+from raykd.soft_targets.reduction import encode_top_k
 
-TEMPERATURES = (1.0, 2.0, 0.5)
-
-
-def logits(num_tokens: int, vocab_size: int, seed: int = 0, scale: float = 3.0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return scale * torch.randn(num_tokens, vocab_size, generator=generator)
+WIDTHS = ["fp32", "bf16", "int8", "int6"]
+NARROW = replace(TOP_K, values="int8")
 
 
-def labels(num_tokens: int, vocab_size: int, seed: int = 1) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(vocab_size, (num_tokens,), generator=generator)
+def there_and_back(logits_TV: torch.Tensor, labels_T: torch.Tensor, spec: CodecSpec) -> TopKTargets:
+    targets = decode(table_of(encode(logits_TV, labels_T, None, spec), spec), spec)
+    assert isinstance(targets, TopKTargets)
+    return targets
 
 
-def dense_log_tail(logprobs_TV: torch.Tensor, ids_TK: torch.Tensor, tau: float) -> torch.Tensor:
-    """The definition, one token at a time, in float64."""
-    tails = []
-    for logprobs_V, ids_K in zip(logprobs_TV, ids_TK.tolist(), strict=True):
-        left = [v for v in range(len(logprobs_V)) if v not in ids_K]
-        tails.append(torch.logsumexp(logprobs_V[left] / tau, 0))
-    return torch.stack(tails)
+@pytest.mark.parametrize("vocab_size", [40, 2**16 + 40])
+@pytest.mark.parametrize("k", [1, 5, 40])
+def test_fp32_arrives_as_it_was_reduced(k: int, vocab_size: int) -> None:
+    logits_TV, labels_T = normal(4, vocab_size), some_labels(4, vocab_size)
+    spec = CodecSpec("top_k", vocab_size, (1.0, 3.0), top_k=k, values="fp32")
+    targets = there_and_back(logits_TV, labels_T, spec)
+    reduced = encode_top_k(logits_TV, labels_T, k, (1.0, 3.0))
+    for found, expected in zip(targets.tensors, reduced.tensors, strict=True):
+        assert found.dtype == expected.dtype
+        assert torch.equal(found, expected)
 
 
-def check_against_dense(logits_TV: torch.Tensor, targets: TopKTargets, k: int) -> None:
-    logprobs_TV = logits_TV.double().log_softmax(-1)
-    ids_TK = targets.ids_TK.long()
-    expected_TK = logprobs_TV.gather(1, ids_TK)
-    torch.testing.assert_close(expected_TK, logprobs_TV.topk(k, dim=1).values)
-    torch.testing.assert_close(targets.logprobs_TK.double(), expected_TK, rtol=1e-5, atol=1e-5)
-    for n, tau in enumerate(TEMPERATURES):
+@pytest.mark.parametrize("vocab_size", [40, 2**16 + 40])
+@pytest.mark.parametrize("k", [1, 5, 40])
+@pytest.mark.parametrize("values", WIDTHS)
+def test_a_width_moves_values_by_a_step_and_nothing_else(
+    values: str, k: int, vocab_size: int
+) -> None:
+    logits_TV, labels_T = normal(6, vocab_size), some_labels(6, vocab_size)
+    logits_TV[5, torch.arange(vocab_size) % 7 != 0] = -math.inf
+    temperatures = (1.0, 3.0)
+    spec = CodecSpec("top_k", vocab_size, temperatures, top_k=k, values=values)
+    targets = there_and_back(logits_TV, labels_T, spec)
+
+    logprobs_TV = logits_TV.double().log_softmax(1)
+    true_TK, true_ids_TK = logprobs_TV.topk(k, dim=1)
+    finite_TK = true_TK.masked_fill(true_TK == -math.inf, 0.0)
+    step_T1 = (true_TK[:, :1] - finite_TK.amin(1, keepdim=True)) * {
+        "fp32": 0,
+        "bf16": 2.0**-8,
+        "int8": 1.01 / 253,
+        "int6": 1.01 / 61,
+    }[values]
+    kept_TK = logprobs_TV.gather(1, targets.ids_TK.long())
+    finite_TK = kept_TK > -math.inf
+    off_TK = (targets.logprobs_TK.double() - kept_TK).abs()
+    assert bool((off_TK <= step_T1 + 1e-5)[finite_TK].all())
+    assert torch.equal(targets.logprobs_TK > -math.inf, finite_TK)
+    assert torch.equal(targets.ids_TK[:, 0].long(), true_ids_TK[:, 0])
+    assert bool((targets.logprobs_TK[:, 1:] <= targets.logprobs_TK[:, :-1]).all())
+    for token in range(5):
+        assert set(targets.ids_TK[token].tolist()) == set(true_ids_TK[token].tolist())
+    torch.testing.assert_close(
+        targets.logprobs_TK.double().logsumexp(1), true_TK.logsumexp(1), rtol=0, atol=2e-6
+    )
+    left_TV = logprobs_TV.scatter(1, targets.ids_TK.long(), -math.inf)
+    for n, tau in enumerate(temperatures):
         torch.testing.assert_close(
-            targets.log_tail_TN[:, n].double(),
-            dense_log_tail(logprobs_TV, ids_TK, tau),
-            rtol=1e-5,
-            atol=1e-5,
+            targets.log_tail_TN[:, n].double(), (left_TV / tau).logsumexp(1), rtol=1e-5, atol=1e-5
         )
 
 
-@pytest.mark.parametrize("k", [1, 5, 16, 17])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_encodes_the_definition(k: int, dtype: torch.dtype) -> None:
-    logits_TV = logits(7, 17).to(dtype)
-    labels_T = labels(7, 17)
-    targets = encode_top_k(logits_TV, labels_T, k, TEMPERATURES)
-    assert [c.dtype for c in (targets.ids_TK, targets.logprobs_TK, targets.log_tail_TN)] == [
-        torch.int32,
-        torch.float32,
-        torch.float32,
-    ]
-    check_against_dense(logits_TV, targets, k)
-    expected_T = logits_TV.double().log_softmax(-1).gather(1, labels_T[:, None])[:, 0]
-    torch.testing.assert_close(targets.label_logprobs_T.double(), expected_T, rtol=1e-5, atol=1e-5)
-
-
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_the_normaliser_at_any_kept_temperature_is_exact(data: st.DataObject) -> None:
-    num_tokens, vocab_size = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 9))
-    k = data.draw(st.integers(1, vocab_size))
-    tau = data.draw(st.sampled_from([0.3, 1.5, 4.0, 20.0]))
-    value = st.one_of(st.sampled_from([-math.inf, 0.0, 1.0]), st.floats(-40, 40, width=32))
-    row = st.lists(value, min_size=vocab_size, max_size=vocab_size).filter(
-        lambda r: max(r) > -math.inf
+@pytest.mark.parametrize("values", WIDTHS)
+def test_of_ties_all_are_alike_and_the_likeliest_comes_first(values: str) -> None:
+    logits_TV = torch.tensor([[0.0, 2.0, 2.0, 2.0, -1.0], [5.0, 5.0 - 1e-6, 5.0, 5.0, 5.0]])
+    spec = CodecSpec("top_k", 5, top_k=3, values=values)
+    targets = there_and_back(logits_TV, torch.tensor([0, 1]), spec)
+    assert sorted(targets.ids_TK[0].tolist()) == [1, 2, 3]
+    torch.testing.assert_close(
+        targets.logprobs_TK[0], targets.logprobs_TK[0, :1].expand(3), rtol=0, atol=1e-6
     )
-    logits_TV = torch.tensor(data.draw(st.lists(row, min_size=num_tokens, max_size=num_tokens)))
-    targets = encode_top_k(logits_TV, labels(num_tokens, vocab_size), k, (1.0, tau))
-
-    rebuilt_T = torch.logaddexp(
-        (targets.logprobs_TK.double() / tau).logsumexp(1), targets.log_tail_TN[:, 1].double()
-    )
-    dense_T = (logits_TV.double().log_softmax(-1) / tau).logsumexp(1)
-    torch.testing.assert_close(rebuilt_T, dense_T, rtol=1e-5, atol=1e-5)
-    mass_T = targets.logprobs_TK.double().exp().sum(1) + targets.log_tail_TN[:, 0].double().exp()
-    torch.testing.assert_close(mass_T, torch.ones_like(mass_T), rtol=0, atol=1e-5)
+    expected = encode_top_k(logits_TV, torch.tensor([0, 1]), 3, (1.0,)).ids_TK[:, 0]
+    assert torch.equal(targets.ids_TK[:, 0], expected)
 
 
-def test_a_tail_far_below_float32_keeps_its_digits() -> None:
-    logits_TV = torch.tensor([[0.0, -200.0, -201.0]])
-    targets = encode_top_k(logits_TV, torch.tensor([0]), 1, (1.0, 2.0))
-    expected = [-200 + math.log1p(math.exp(-1)), -100 + math.log1p(math.exp(-0.5))]
-    torch.testing.assert_close(targets.log_tail_TN, torch.tensor([expected]))
+def test_a_near_tie_keeps_its_winner_through_rounding() -> None:
+    """Two values a hundredth of a step apart: rounding makes them one, the order stays."""
+    logits_TV = torch.tensor([[0.0, 1e-4, -9.0], [1e-4, 0.0, -9.0]])
+    for values in ("int8", "int6", "bf16"):
+        spec = CodecSpec("top_k", 3, top_k=3, values=values)
+        targets = there_and_back(logits_TV, torch.tensor([0, 0]), spec)
+        assert targets.ids_TK[:, 0].tolist() == [1, 0]
 
 
-def test_great_logits_lose_nothing_to_their_size() -> None:
-    logits_TV = logits(4, 11)
-    near = encode_top_k(logits_TV.half().float(), labels(4, 11), 3, (1.0, 2.0))
-    far = encode_top_k(logits_TV.half().float() + 4096.0, labels(4, 11), 3, (1.0, 2.0))
-    torch.testing.assert_close(far.log_tail_TN, near.log_tail_TN, rtol=0, atol=2e-3)
-    torch.testing.assert_close(far.logprobs_TK.exp().sum(1), near.logprobs_TK.exp().sum(1))
+def test_a_dropped_tail_takes_no_column_and_reads_as_no_mass() -> None:
+    spec = SPECS["top_k without tail"]
+    assert "target_log_tail" not in some_table(spec).column_names
+    targets = decode(some_table(spec), spec)
+    assert targets.log_tail_TN.tolist() == [[-math.inf, -math.inf]] * 6
+    kept = decode(some_table(NARROW), NARROW)
+    assert torch.equal(targets.logprobs_TK, kept.logprobs_TK)
 
 
-def test_everything_kept_leaves_no_tail() -> None:
-    targets = encode_top_k(logits(3, 6), labels(3, 6), 6, (1.0, 3.0))
-    assert torch.equal(targets.log_tail_TN, torch.full((3, 2), -math.inf))
-
-
-def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    logits_TV, labels_T = logits(13, 10).round(), labels(13, 10)
-    whole = encode_top_k(logits_TV, labels_T, 4, TEMPERATURES)
-    monkeypatch.setattr(top_k_module, "_BLOCK_ELEMENTS", {"cpu": 30})
-    chunks = [
-        encode_top_k(logits_TV[a:b], labels_T[a:b], 4, TEMPERATURES) for a, b in [(0, 7), (7, 13)]
-    ]
-    parts = TopKTargets.concatenate(chunks)
-    for name in ("ids_TK", "logprobs_TK", "log_tail_TN", "label_logprobs_T"):
-        assert torch.equal(getattr(parts, name), getattr(whole, name))
-
-
-def test_the_logits_are_only_read() -> None:
-    logits_TV = logits(3, 8)
-    before = logits_TV.clone()
-    encode_top_k(logits_TV, labels(3, 8), 2, TEMPERATURES)
-    assert torch.equal(logits_TV, before)
-
-
-def test_no_token_gives_empty_targets_of_the_right_width() -> None:
-    targets = encode_top_k(torch.empty(0, 8), torch.empty(0, dtype=torch.long), 3, TEMPERATURES)
-    assert targets.num_tokens == 0
-    assert targets.ids_TK.shape == (0, 3)
-    assert targets.log_tail_TN.shape == (0, 3)
-
-
-def test_split_undoes_concatenate() -> None:
-    targets = encode_top_k(logits(6, 8), labels(6, 8), 3, (1.0,))
-    parts = targets.split([2, 0, 4])
-    assert [part.num_tokens for part in parts] == [2, 0, 4]
-    assert torch.equal(TopKTargets.concatenate(parts).logprobs_TK, targets.logprobs_TK)
-    assert torch.equal(targets.cpu().ids_TK, targets.ids_TK)
+def test_narrow_rows_lie_by_id() -> None:
+    gaps_TK = some_encoded(NARROW).columns["target_id_gaps"].int()
+    ids_TK = encode_top_k(some_source(NARROW, 6), torch.zeros(6).long(), K, (1.0,)).ids_TK
+    assert gaps_TK.cumsum(1).tolist() == [sorted(ids) for ids in ids_TK.tolist()]
 
 
 @pytest.mark.parametrize(
     ("where", "value"), [((2, 3), math.nan), ((2, 0), math.inf), ((2, slice(None)), -math.inf)]
 )
-def test_bad_logits_name_their_token(where: tuple[int, int], value: float) -> None:
-    logits_TV = logits(5, 9)
+@pytest.mark.parametrize("values", WIDTHS)
+def test_bad_logits_name_their_token(values: str, where: tuple[int, int], value: float) -> None:
+    logits_TV = normal(5, V)
     logits_TV[where] = value
-    logits_TV[4, 1] = math.nan
-    with pytest.raises(TokenError, match=r"token 2: .*2 of these 5") as caught:
-        encode_top_k(logits_TV, labels(5, 9), 2, TEMPERATURES)
-    assert caught.value.token == 2
+    with pytest.raises(TokenError, match="token 2: the teacher's logits hold NaN"):
+        encode(logits_TV, some_labels(5, V), None, replace(TOP_K, values=values))
 
 
-@pytest.mark.parametrize("label", [-1, 9])
-def test_a_label_outside_the_vocabulary_is_named(label: int) -> None:
-    with pytest.raises(TokenError, match=rf"token 1: its label is id {label}.* 9 ids"):
-        encode_top_k(logits(3, 9), torch.tensor([0, label, 2]), 2, (1.0,))
+Corrupt = Callable[[np.ndarray], None]
 
 
-def test_top_k_above_the_vocabulary_names_both() -> None:
-    with pytest.raises(SoftTargetError, match=r"top_k is 10.* 9 ids"):
-        encode_top_k(logits(3, 9), labels(3, 9), 10, (1.0,))
+def put(at: int, value: float) -> Corrupt:
+    def corrupt(values: np.ndarray) -> None:
+        values[at] = value
+
+    return corrupt
 
 
-@pytest.mark.parametrize("temperatures", [(), (2.0,), (1.0, 0.0), (1.0, math.inf)])
-def test_temperatures_must_start_with_one_and_be_positive(
-    temperatures: tuple[float, ...],
+def swap(a: int, b: int) -> Corrupt:
+    def corrupt(values: np.ndarray) -> None:
+        values[[a, b]] = values[[b, a]]
+
+    return corrupt
+
+
+def refuse(spec: CodecSpec, name: str, corrupt: Corrupt, complaint: str) -> None:
+    table = some_table(spec)
+    values = flat_values(table, name)
+    corrupt(values)
+    with pytest.raises(SoftTargetError, match=rf"row 42, token 1 of .*{complaint}"):
+        decode(with_values(table, name, values), spec)
+
+
+# Row 42 holds tokens 4 and 5; its second token's K values lie from 5 * K.
+@pytest.mark.parametrize(
+    ("name", "corrupt", "complaint"),
+    [
+        ("target_ids", put(5 * K, V), "ids reach from .* allowed are 0 to 10"),
+        ("target_ids", put(5 * K, 65535), "ids reach from .* to 65535"),
+        ("target_ids", lambda ids: ids.put(5 * K, ids[5 * K + 1]), "twice"),
+        ("target_logprobs", put(5 * K, 0.5), "greatest log probability"),
+        ("target_logprobs", put(5 * K, math.nan), "greatest log probability"),
+        ("target_logprobs", put(5 * K + 1, math.nan), "NaN or are not likeliest"),
+        ("target_logprobs", swap(5 * K, 5 * K + 2), "not likeliest first"),
+        ("target_logprobs", put(5 * K + 2, -math.inf), "add up to"),
+        ("target_log_tail", put(5 * 2, 0.0), "add up to"),
+        ("target_log_tail", put(5 * 2, math.nan), "add up to"),
+        ("target_log_tail", put(5 * 2 + 1, math.nan), "log tail"),
+        ("target_log_tail", put(5 * 2 + 1, math.inf), "log tail"),
+        ("label_logprobs", put(5, 0.01), "label's log probability"),
+        ("label_logprobs", put(5, math.nan), "label's log probability"),
+    ],
+)
+def test_a_broken_value_names_row_and_token(name: str, corrupt: Corrupt, complaint: str) -> None:
+    refuse(TOP_K, name, corrupt, complaint)
+
+
+def likeliest(codes: np.ndarray) -> int:
+    """Where token 5's code 0 lies."""
+    return 5 * K + int(np.argmin(codes[5 * K :]))
+
+
+@pytest.mark.parametrize(
+    ("name", "corrupt", "complaint"),
+    [
+        ("target_id_gaps", put(5 * K + 2, V), "ids reach from .* allowed are 0 to 10"),
+        ("target_id_gaps", put(5 * K + 1, 0), "twice"),
+        ("target_codes", lambda c: c.put(likeliest(c), 1), "not just one .* the likeliest"),
+        ("target_codes", lambda c: c[5 * K :].fill(0), "not just one .* the likeliest"),
+        ("target_codes", lambda c: c[5 * K :].put(c[5 * K :].argmax(), 1), "add up to"),
+        ("target_top_logprob", put(5, 0.5), "greatest log probability is 0.5"),
+        ("target_top_logprob", put(5, math.nan), "greatest log probability is nan"),
+        ("target_top_logprob", put(5, -3.0), "add up to"),
+        ("target_top_logprob", put(5, -math.inf), "add up to"),
+        ("target_scale", put(5, 0), "scale is 0.0, allowed is above 0"),
+        ("target_scale", put(5, 0x7F80), "scale is inf|add up to"),
+        ("target_scale", put(5, 0x7FC0), "scale is nan"),
+        ("target_scale", put(5, 0xBF80), "scale is -1.0"),
+        ("target_log_tail", put(5 * 2, 0.0), "add up to"),
+        ("target_log_tail", put(5 * 2 + 1, math.nan), "log tail"),
+        ("label_logprobs", put(5, math.nan), "label's log probability"),
+    ],
+)
+def test_a_broken_narrow_value_names_row_and_token(
+    name: str, corrupt: Corrupt, complaint: str
 ) -> None:
-    with pytest.raises(ValueError, match="temperatures"):
-        encode_top_k(logits(3, 9), labels(3, 9), 2, temperatures)
+    refuse(NARROW, name, corrupt, complaint)
 
 
-def test_top_k_and_labels_must_fit() -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        encode_top_k(logits(3, 9), labels(3, 9), 0, (1.0,))
-    with pytest.raises(ValueError, match="one label a token"):
-        encode_top_k(logits(3, 9), labels(2, 9), 2, (1.0,))
+def test_ids_of_three_bytes_are_held_to_the_vocabulary_too() -> None:
+    spec = SPECS["top_k fp32 in 3 bytes"]
+    encoded = some_encoded(spec)
+    encoded.columns["target_ids"][5, :3] = torch.tensor([5, 0, 1]).byte()
+    with pytest.raises(SoftTargetError, match=r"token 5 .* to 65541, allowed are 0 to 65540"):
+        decode(table_of(encoded, spec), spec)
+
+
+def test_without_a_tail_mass_above_one_is_still_refused() -> None:
+    spec = SPECS["top_k without tail"]
+    encoded = some_encoded(spec)
+    for top, complaint in (
+        (0.0, "kept mass is 2.2"),
+        (math.nan, "nan"),
+        (-math.inf, "kept mass is"),
+    ):
+        encoded.columns["target_top_logprob"][3] = top
+        with pytest.raises(SoftTargetError, match=f"token 3 .*{complaint}"):
+            decode(table_of(encoded, spec), spec)
+
+
+def test_a_broken_first_token_is_not_taken_for_the_row_before() -> None:
+    table = some_table(TOP_K)
+    values = flat_values(table, "label_logprobs")
+    values[4] = math.nan
+    with pytest.raises(SoftTargetError, match="row 42, token 0"):
+        decode(with_values(table, "label_logprobs", values), TOP_K)
+
+
+@pytest.mark.parametrize("changes", [{"top_k": K + 1}, {"temperatures": (1.0,)}])
+def test_another_top_k_or_other_temperatures_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(SoftTargetError, match="targets of another codec"):
+        decode(some_table(TOP_K), replace(TOP_K, **changes))
+
+
+def test_widths_that_lie_under_a_right_stamp_are_still_counted() -> None:
+    """The stamp alone is not trusted: a forged one meets the lengths."""
+    wider = replace(TOP_K, top_k=K + 1)
+    table = some_table(TOP_K)
+    forged = table.set_column(0, "target_stamp", some_table(wider).column("target_stamp"))
+    with pytest.raises(SoftTargetError, match=r"row 40: target_ids holds 12 values, expected 16"):
+        decode(forged, wider)

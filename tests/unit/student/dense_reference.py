@@ -10,15 +10,22 @@ import pyarrow as pa
 import torch
 from torch.nn.functional import log_softmax
 
-from raykd import schema
+from raykd.soft_targets.codec import target_schema
+from raykd.soft_targets.spec import CodecSpec
+
+
+def spec_of(vocab_size: int, top_k: int, temperatures: tuple[float, ...]) -> CodecSpec:
+    """Soft targets kept in full width."""
+    return CodecSpec("top_k", vocab_size, temperatures, top_k=top_k, values="fp32")
 
 
 def make_scored(
     rows: pa.Table, vocab_size: int, top_k: int, temperatures: tuple[float, ...], seed: int
 ) -> tuple[pa.Table, torch.Tensor]:
     """Rows with the soft targets of random logits, and the dense logprobs [M, V] they are of."""
+    spec = spec_of(vocab_size, top_k, temperatures)
     generator = torch.Generator().manual_seed(seed)
-    columns: dict[str, list[list[float]]] = {name: [] for name in schema.SOFT_TARGETS.names}
+    columns: dict[str, list[Any]] = {name: [] for name in target_schema(spec).names}
     every = []
     for row in rows.to_pylist():
         learned = [i for i, flag in enumerate(row["loss_mask"]) if flag]
@@ -33,8 +40,9 @@ def make_scored(
         columns["target_logprobs"].append(logprobs_MV.gather(1, kept_MK).flatten().tolist())
         columns["target_log_tail"].append(torch.stack(tails, 1).flatten().tolist())
         columns["label_logprobs"].append(logprobs_MV.gather(1, labels[:, None])[:, 0].tolist())
+        columns["target_stamp"].append(spec.stamp)
         every.append(logprobs_MV)
-    targets = pa.table(columns, schema=schema.SOFT_TARGETS)
+    targets = pa.table(columns, schema=target_schema(spec))
     table = pa.table(
         [*rows.columns, *targets.columns], names=[*rows.column_names, *targets.column_names]
     )

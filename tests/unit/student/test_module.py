@@ -7,13 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from dense_reference import dense_sums, make_scored
+from dense_reference import dense_sums, make_scored, own_logits, spec_of
 
 from raykd.models.batch import collate
-from raykd.student.module import DistillationModule, decode_targets
+from raykd.student.module import DistillationModule
+from raykd.student.targets import TargetReader
 
 VOCAB, TOP_K = 320, 8
 DOCUMENTS = [[5, 7], [12], [3, 3, 9], [4]]
+
+
+def loss_of(module: DistillationModule, rows: Any, job: Any, top_k: int = TOP_K) -> Any:
+    """The module's loss over rows as they arrive."""
+    spec = spec_of(VOCAB, top_k, job.temperatures)
+    read = TargetReader(spec, job.loss.temperature, None, torch.device("cpu"))
+    return module(collate(rows), read(rows).targets, None)
 
 
 @pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
@@ -32,7 +40,7 @@ def test_packed_rows(
     rows, dense = make_scored(packed_rows(DOCUMENTS), VOCAB, TOP_K, job.temperatures, seed=1)
     model, twin = make_llama(3), make_llama(3)
     module = DistillationModule(model, job, VOCAB)
-    parts = module(collate(rows), decode_targets(rows, job, VOCAB))
+    parts = loss_of(module, rows, job)
     total, distance, cross_entropy = dense_sums(
         twin,
         rows,
@@ -61,11 +69,11 @@ def test_all_ids_kept_is_the_dense_divergence(
     """Against torch's own kl_div over the whole vocabulary."""
     job = make_job({"soft_targets.top_k": VOCAB})
     rows, dense = make_scored(packed_rows([[9], [4, 5]]), VOCAB, VOCAB, (1.0,), seed=2)
-    module = DistillationModule(make_llama(3), job, VOCAB)
+    model = make_llama(3)
+    module = DistillationModule(model, job, VOCAB)
     with torch.no_grad():
-        batch = collate(rows)
-        parts = module(batch, decode_targets(rows, job, VOCAB))
-        own = torch.log_softmax(module.logits(batch).double(), -1)
+        parts = loss_of(module, rows, job, top_k=VOCAB)
+        own = torch.log_softmax(own_logits(model, rows)[0], -1)
     expected = torch.nn.functional.kl_div(own, dense, log_target=True, reduction="sum")
     assert parts.divergence.item() == pytest.approx(expected.item(), rel=1e-4)
 
@@ -79,16 +87,9 @@ def test_padded_rows_of_the_students_head_take_no_part(
     rows, _ = make_scored(packed_rows(DOCUMENTS), VOCAB, TOP_K, (1.0,), seed=1)
     model = make_llama(3, vocab_size=336)
     module = DistillationModule(model, job, VOCAB)
-    targets = decode_targets(rows, job, VOCAB)
-    before = module(collate(rows), targets).total
+    before = loss_of(module, rows, job).total
     before.backward()
     assert model.lm_head.weight.grad[VOCAB:].abs().max() == 0
     with torch.no_grad():
         model.lm_head.weight[VOCAB:] += 5.0
-    assert module(collate(rows), targets).total.item() == before.item()
-
-
-def test_no_targets_are_read_where_none_are_needed(
-    make_job: Callable[..., Any], packed_rows: Callable[..., Any]
-) -> None:
-    assert decode_targets(packed_rows([[4]]), make_job({"loss.alpha": 1.0}), VOCAB) is None
+    assert loss_of(module, rows, job).total.item() == before.item()

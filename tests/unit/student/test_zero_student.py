@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from dense_reference import dense_sums, make_scored, plain_training
+from dense_reference import dense_sums, make_scored, plain_training, spec_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from raykd.errors import DivergenceError, StorageError
 from raykd.models.load import ModelSource
 from raykd.student.checkpoint import CheckpointMark, aside, latest, publish
-from raykd.student.engine import Wish, ZeroStudent
+from raykd.student.engine import StudentSpec, Wish, ZeroStudent
 from raykd.student.export import MEASURED, export
 from raykd.student.zero import learning_rate
 
@@ -63,7 +63,9 @@ def batches(packed_rows: Callable[..., pa.Table]) -> list[Batch]:
 
 
 def student_of(job: Any, source: Path, num_steps: int = STEPS) -> ZeroStudent:
-    return ZeroStudent(job, ModelSource(str(source)), VOCAB, num_steps, TOP_K)
+    targets = spec_of(VOCAB, TOP_K, (1.0, 2.0))
+    heldout = spec_of(VOCAB, TOP_K, (1.0,))
+    return ZeroStudent(StudentSpec(job, ModelSource(str(source)), num_steps, targets, heldout))
 
 
 def weights_of(student: ZeroStudent) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ Arguments: model directory, rank, world size, port, rows file, output file.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import torch
@@ -13,7 +14,8 @@ import torch
 from raykd.models.batch import collate
 from raykd.models.head import head_logits, hidden_states
 from raykd.models.load import ModelSource
-from raykd.teacher.engine import EngineSpec, ScoreSpec, ShardPlace
+from raykd.soft_targets.spec import CodecSpec
+from raykd.teacher.engine import EngineSpec, ShardPlace
 from raykd.teacher.transformers_tp import TransformersEngine
 
 
@@ -26,8 +28,11 @@ def main(model: str, rank: int, world_size: int, port: int, rows_file: str, out:
     with torch.inference_mode():
         hidden = hidden_states(engine._model, batch.input_ids_BT, batch.position_ids_BT)
         logits = head_logits(engine._model, hidden.flatten(0, 1))
-    scored = engine.score(rows, ScoreSpec(5, (1.0, 2.0), logits.shape[1]))
+    scored = engine.score(
+        rows, CodecSpec("top_k", logits.shape[1], (1.0, 2.0), top_k=5, values="fp32")
+    )
     assert (scored is None) == (rank != 0)
+    engine.write_head(Path(out).with_name("head.safetensors"))
     local = sum(
         p.to_local().numel() if hasattr(p, "to_local") else p.numel()
         for p in engine._model.parameters()

@@ -16,11 +16,12 @@ from raykd import schema
 from raykd.errors import SoftTargetError, TeacherError
 from raykd.models.load import ModelSource
 from raykd.pipeline import plan
+from raykd.soft_targets.spec import CodecSpec
 from raykd.teacher import service
-from raykd.teacher.engine import EngineSpec, ScoreSpec
+from raykd.teacher.engine import EngineSpec
 from raykd.teacher.service import ReplicaSpec, Scorer, TeacherClient
 
-SPEC = ScoreSpec(4, (1.0,), 320)
+SPEC = CodecSpec("top_k", 320, top_k=4)
 NEVER = object()
 """A response that does not come."""
 
@@ -44,11 +45,11 @@ class FakeHandle:
     """Answers requests with what it was given, in order; an exception is raised."""
 
     def __init__(self, answers: list[Any]) -> None:
-        self.asked: list[tuple[pa.Table, ScoreSpec]] = []
+        self.asked: list[tuple[pa.Table, CodecSpec]] = []
         self._answers: Iterator[Any] = iter(answers)
         self.score = SimpleNamespace(remote=self._score)
 
-    async def _score(self, rows: pa.Table, spec: ScoreSpec) -> Any:
+    async def _score(self, rows: pa.Table, spec: CodecSpec) -> Any:
         self.asked.append((rows, spec))
         answer = next(self._answers)
         if answer is NEVER:
@@ -189,7 +190,7 @@ def test_a_scorer_asks_for_its_kind_of_targets(
 ) -> None:
     handle = FakeHandle([ANSWER])
     monkeypatch.setattr(service, "_handle", lambda app: handle)
-    other = ScoreSpec(7, (1.0, 3.0), 9)
+    other = CodecSpec("top_k", 9, (1.0, 3.0), top_k=7)
     assert asyncio.run(Scorer(TeacherClient("app", 5.0, 0), other)(ordered_rows)) is ANSWER
     assert handle.asked[0][1] == other
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,17 @@ from transformers import AutoModelForCausalLM
 
 from raykd import schema
 from raykd.errors import ModelError, SoftTargetError
+from raykd.models.head import read_head
 from raykd.models.load import ModelSource
-from raykd.teacher.engine import EngineSpec, ScoreSpec, ShardPlace
+from raykd.soft_targets.codec import decode, target_schema
+from raykd.soft_targets.spec import CodecSpec
+from raykd.teacher.engine import EngineSpec, ShardPlace
 from raykd.teacher.transformers_tp import TransformersEngine, micro_batches
 
 ALONE = ShardPlace(0, 1, "127.0.0.1", 0)
 VOCAB = 320
-SPEC = ScoreSpec(top_k=5, temperatures=(1.0, 2.0), vocab_size=VOCAB)
+SPEC = CodecSpec("top_k", VOCAB, (1.0, 2.0), top_k=5, values="fp32")
+NAMES = ["target_ids", "target_logprobs", "target_log_tail", "label_logprobs"]
 DOCUMENTS = [[5, 7], [3], [12, 2, 9], [1, 1, 1], [20]]
 
 PackedRows = Callable[..., pa.Table]
@@ -51,9 +56,9 @@ def teacher(teacher_dir: Path) -> Any:
 
 
 @torch.no_grad()
-def dense(teacher: Any, rows: pa.Table, spec: ScoreSpec) -> dict[str, list[list[float]]]:
+def dense(teacher: Any, rows: pa.Table, spec: CodecSpec) -> dict[str, list[list[float]]]:
     """Soft targets in float64 from the model's own logits, each document alone."""
-    columns: dict[str, list[list[float]]] = {name: [] for name in schema.SOFT_TARGETS.names}
+    columns: dict[str, list[list[float]]] = {name: [] for name in NAMES}
     for row in rows.to_pylist():
         ids = row["input_ids"]
         starts = [i for i, position in enumerate(row["position_ids"]) if position == 0]
@@ -94,8 +99,7 @@ def test_soft_targets_are_those_of_a_dense_computation(
     rows = packed_rows(DOCUMENTS)
     scored = engine.score(rows, SPEC)
     assert scored is not None
-    assert scored.column_names == [*schema.SOFT_TARGETS.names, "teacher_s"]
-    assert scored.select(schema.SOFT_TARGETS.names).schema.equals(schema.SOFT_TARGETS)
+    assert scored.schema.equals(pa.schema([*target_schema(SPEC), schema.TEACHER_S]))
     expected = dense(teacher, rows, SPEC)
     assert sum(map(len, expected["label_logprobs"])) > 20
     assert expected["label_logprobs"][3] == []
@@ -109,7 +113,7 @@ def test_padded_rows_of_the_head_take_no_mass(
     rows = packed_rows([[9], [6]], seed=4)
     ids = [[i % 300 for i in row] for row in rows.column("input_ids").to_pylist()]
     rows = rows.set_column(0, schema.PREPARED.field(0), pa.array(ids, pa.list_(pa.int32())))
-    narrow = ScoreSpec(5, (1.0,), 305)
+    narrow = CodecSpec("top_k", 305, top_k=5, values="fp32")
     scored = engine.score(rows, narrow)
     assert scored is not None
     assert_same(scored, dense(teacher, rows, narrow))
@@ -127,9 +131,7 @@ def test_neither_micro_batches_nor_head_chunks_change_anything(
     pieces = engine_of(teacher_dir, micro, chunk).score(rows, SPEC)
     assert whole is not None
     assert pieces is not None
-    assert_same(
-        pieces, {name: whole.column(name).to_pylist() for name in schema.SOFT_TARGETS.names}
-    )
+    assert_same(pieces, {name: whole.column(name).to_pylist() for name in NAMES})
 
 
 def test_no_more_logits_exist_than_a_chunk(
@@ -162,7 +164,7 @@ def test_rows_come_back_in_the_order_they_came(teacher_dir: Path, packed_rows: P
     alone = [engine_of(teacher_dir).score(rows.slice(i, 1), SPEC) for i in range(5)]
     together = {
         name: [one.column(name).to_pylist()[0] for one in alone if one is not None]
-        for name in schema.SOFT_TARGETS.names
+        for name in NAMES
     }
     assert_same(scored, together)
 
@@ -205,6 +207,7 @@ def test_a_token_whose_logits_are_no_numbers_is_named(
     with pytest.raises(SoftTargetError) as caught:
         engine_of(directory, head_chunk_tokens=2).score(rows, SPEC)
     # 0 x NaN is NaN, so attention carries it to all of the row; the row before is well
+    assert str(caught.value).startswith("row 1 of the request, token 0: the teacher's logits")
     assert str(caught.value).endswith(f"its text ends with token ids {ids[1][:1]}")
 
 
@@ -229,6 +232,38 @@ def test_the_place_of_a_bad_token_is_found_through_chunks_and_padding(
         engine_of(teacher_dir, head_chunk_tokens=3).score(rows, SPEC)
     # places 0 to 9 are the longer row's, 10 to 12 the shorter's: chunk 3 holds 9, 10 and 11
     assert str(caught.value).endswith(f"its text ends with token ids {ids[0][:1]}")
+
+
+@pytest.mark.parametrize(("micro", "chunk"), [(1000, 1000), (24, 7)])
+def test_hidden_states_are_those_that_the_head_takes(
+    micro: int, chunk: int, teacher_dir: Path, teacher: Any, packed_rows: PackedRows
+) -> None:
+    rows = packed_rows(DOCUMENTS)
+    spec = CodecSpec("hidden", VOCAB, hidden_size=32, hidden_values="fp32")
+    scored = engine_of(teacher_dir, micro, chunk).score(rows, spec)
+    assert scored is not None
+    hidden_MD = decode(scored, spec).tensors[0]
+    exact = CodecSpec("top_k", VOCAB, (1.0, 2.0), top_k=5, values="fp32")
+    logprobs = torch.log_softmax(teacher.lm_head(hidden_MD), -1)
+    expected = dense(teacher, rows, exact)
+    kept = logprobs.topk(5).values.flatten().tolist()
+    assert kept == pytest.approx(np.concatenate(expected["target_logprobs"]).tolist(), abs=2e-5)
+
+
+def test_samples_depend_on_the_row_and_the_seed_alone(
+    teacher_dir: Path, packed_rows: PackedRows
+) -> None:
+    """Whatever rows it came with, and however the work was cut."""
+    rows = packed_rows(DOCUMENTS, seed=1)
+    spec = CodecSpec("sampled", VOCAB, draws=20, seed=7)
+    together = engine_of(teacher_dir).score(rows, spec)
+    alone = [engine_of(teacher_dir, 24, 7).score(rows.slice(i, 1), spec) for i in range(5)]
+    again = engine_of(teacher_dir).score(rows, replace(spec, seed=8))
+    assert together is not None
+    assert again is not None
+    ids = together.column("target_id_gaps").to_pylist()
+    assert ids == [one.column("target_id_gaps").to_pylist()[0] for one in alone if one is not None]
+    assert ids != again.column("target_id_gaps").to_pylist()
 
 
 def test_a_model_with_broken_weights_is_refused_at_once(
@@ -315,8 +350,10 @@ def test_two_shards_give_the_logits_of_one(
         hidden = hidden_states(alone._model, batch.input_ids_BT, batch.position_ids_BT)
         expected = head_logits(alone._model, hidden.flatten(0, 1))
     assert (got["logits"] - expected).abs().max() <= 1e-5
-    table = pa.table({name: got["columns"][name] for name in schema.SOFT_TARGETS.names})
+    table = pa.table({name: got["columns"][name] for name in NAMES})
     assert_same(table, dense(teacher, rows, SPEC))
     assert got["described"] == alone.describe()
+    head = read_head(tmp_path / "head.safetensors", VOCAB, torch.device("cpu"))
+    assert torch.equal(head.weight_VD, teacher.lm_head.weight)
     # a shard holds about half: what is not split is small
     assert got["local"] < 0.65 * got["described"]["parameters"]

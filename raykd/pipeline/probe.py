@@ -1,0 +1,240 @@
+"""`raykd probe`: let the teacher speak on a few rows, compare codecs, recommend one."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raykd import __version__
+from raykd.config.job import Job
+from raykd.config.loss import SERVED
+from raykd.data.prepare import open_rows
+from raykd.errors import StorageError
+from raykd.evaluation.probe_data import Probe
+from raykd.models.load import ModelSource
+from raykd.pipeline import cluster, resources, stages
+from raykd.pipeline.plan import replicas
+from raykd.pipeline.run_dir import RunDirectory
+from raykd.pipeline.targets import heldout_spec, hidden_spec
+from raykd.pipeline.teacher import Parts, start_teacher
+from raykd.teacher.service import TeacherClient
+from raykd.telemetry.progress import Progress
+
+PROBES = ".probes"
+"""Beside the runs of a storage path."""
+TIMED_ROWS = 8
+"""Rows that the teacher's rate is measured on, with codec `top_k` as a run would ask."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a probe looks at."""
+
+    rows: int = 200
+    compared_tokens: int = 2048
+    """Learned tokens that gradients are compared on."""
+
+
+def probe_directory(job: Job) -> RunDirectory:
+    """Where a probe of this job keeps its rows and its answer."""
+    return RunDirectory(Path(job.storage_path).expanduser().resolve() / PROBES / job.name)
+
+
+def probe_job(job: Job, progress: Progress, size: Size) -> tuple[Path, Probe]:
+    """Probe a job on the connected cluster, without running it.
+
+    Args:
+        job: The job; what its `soft_targets` say plays no part.
+        progress: Shows it to a person.
+        size: How much to look at.
+
+    Returns:
+        Where the answer lies as JSON, and the answer.
+
+    Raises:
+        RaykdError: Something is wrong with the job, or the teacher could not speak.
+    """
+    run = probe_directory(job)
+    try:
+        for directory in (run.data, run.model_cache):
+            directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{run.root}: cannot be written ({error.strerror})") from None
+    resources.require(job, {"scoring": [replicas(job)]})
+    with progress.stage("models"):
+        models = cluster.run_remote(stages.find_models, job, run)
+        initial = cluster.run_remote(stages.make_student, job, run, models)
+    teacher = start_teacher(job, models, Parts())
+    try:
+        with progress.stage("prepare"):
+            rows = run.data / "rows"
+            cluster.run_remote(
+                stages.prepare_other, job, models, job.data.corpus, rows, size.rows, cpus=0
+            )
+        with progress.stage("teacher"):
+            teacher.wait(job, models)
+        probe = measure(job, run, models, initial, teacher.client, rows, size, progress)
+    finally:
+        teacher.stop()
+    write_probe(run.probe, probe)
+    return run.probe, probe
+
+
+def write_probe(file: Path, probe: Probe) -> None:
+    """Write the answer whole or not at all."""
+    aside = file.with_suffix(".aside")
+    aside.write_text(probe.model_dump_json(indent=2))
+    aside.rename(file)
+
+
+def read_probe(file: Path) -> Probe:
+    """Read what `write_probe` wrote."""
+    return Probe.model_validate_json(file.read_text())
+
+
+def measure(
+    job: Job,
+    run: RunDirectory,
+    models: stages.Models,
+    initial: ModelSource,
+    client: TeacherClient,
+    rows: Path,
+    size: Size,
+    progress: Progress,
+) -> Probe:
+    """Score rows, compare codecs on them, recommend one.
+
+    Args:
+        job: The job.
+        run: Where the teacher's head and the scored rows go.
+        models: The job's.
+        initial: The student's first weights.
+        client: The running teacher.
+        rows: Prepared rows; the first `size.rows` are used.
+        size: How much to look at.
+        progress: Shows it.
+    """
+    scored = run.data / "probe.scored.arrow"
+    scored.unlink(missing_ok=True)
+    with progress.stage("probe: score"):
+        run.teacher_head.unlink(missing_ok=True)
+        client.write_head(run.teacher_head)
+        spec = hidden_spec(job, models)
+        cluster.run_remote(stages.score_set, client, rows, spec, scored, size.rows, cpus=0)
+        rate = cluster.run_remote(teacher_rate, job, models, client, rows, cpus=0)
+    with progress.stage("probe: compare"):
+        probe: Probe = cluster.run_remote(
+            compare,
+            job,
+            models,
+            initial,
+            run.teacher_head,
+            scored,
+            rate,
+            size,
+            cpus=job.student.cpus_per_worker,
+            gpus=1.0 if job.student.device == "gpu" else 0.0,
+        )
+    return probe
+
+
+def teacher_rate(job: Job, models: stages.Models, client: TeacherClient, rows: Path) -> float:
+    """Tokens a second of one replica, with the work of codec `top_k`; one task on the cluster."""
+    prepared = open_rows(rows)
+    table = prepared.take(np.arange(min(TIMED_ROWS, prepared.num_rows)))
+    spec = heldout_spec(job, models)
+    asyncio.run(client.score(table, spec))  # warms up
+    answer = asyncio.run(client.score(table, spec))
+    tokens = pc.sum(pc.list_value_length(table.column("input_ids"))).as_py()
+    return float(tokens / max(1e-9, pc.sum(answer.column("teacher_s")).as_py()))
+
+
+def compare(
+    job: Job,
+    models: stages.Models,
+    initial: ModelSource,
+    head_file: Path,
+    scored: Path,
+    teacher_tokens_per_s: float,
+    size: Size,
+) -> Probe:
+    """Everything that needs the student's first weights; one task on the cluster."""
+    import torch
+
+    from raykd.evaluation import probing
+    from raykd.evaluation.compare import read_scored
+    from raykd.evaluation.recommend import recommend
+    from raykd.models.batch import collate
+    from raykd.models.head import check_head, read_head
+    from raykd.models.load import load_model
+    from raykd.student.module import loss_spec
+    from raykd.student.targets import to_targets
+
+    torch.set_num_threads(job.student.threads)
+    device = torch.device("cuda" if job.student.device == "gpu" else "cpu")
+    spec = hidden_spec(job, models)
+    rows = read_scored(scored)
+    probed = probing.ProbedRows(rows, spec, read_head(head_file, spec.vocab_size, device))
+    student: Any = load_model(initial, job.student.dtype, "student.init")
+    student.to(device)
+    check_head(student, "student.init")
+    teacher = probing.teacher_found(probed)
+    loss = loss_spec(job)
+    compared, full_loss, codecs = probing.compare_codecs(
+        probed,
+        student,
+        loss,
+        probing.candidates(spec),
+        size.compared_tokens,
+        lambda table, codec, head: to_targets(table, codec, loss.temperature, head, device).targets,
+        _refusals(job),
+    )
+    batch = collate(rows.slice(0, job.train.micro_batch)).to(device)
+    student_rate = probing.student_tokens_per_s(student.train(), batch, spec.vocab_size)
+    return Probe(
+        raykd_version=__version__,
+        name=job.name,
+        rows=rows.num_rows,
+        tokens=_learned(rows),
+        compared_tokens=compared,
+        divergence=job.loss.divergences,
+        temperature=loss.temperature,
+        full_loss=full_loss,
+        vocab_size=spec.vocab_size,
+        teacher=teacher,
+        codecs=codecs,
+        teacher_tokens_per_s=teacher_tokens_per_s,
+        student_tokens_per_s=student_rate,
+        recommended=recommend(
+            codecs, teacher, teacher_tokens_per_s, student_rate, job.student.num_workers
+        ),
+    )
+
+
+def _refusals(job: Job) -> dict[str, str]:
+    """Codecs that cannot serve the job's loss, with the reason."""
+    refused = {
+        codec: f"serves {', '.join(served)} only"
+        for codec, served in SERVED.items()
+        if not set(job.loss.divergences) <= set(served)
+    }
+    if job.loss.token_weights.teacher_confidence > 0:
+        refused["hidden"] = "does not carry the teacher's confidence"
+    return refused
+
+
+def _learned(rows: pa.Table) -> int:
+    return int(pc.sum(pc.list_flatten(rows.column("loss_mask").combine_chunks())).as_py())
+
+
+def decided(job: Job, run: RunDirectory) -> Job:
+    """The job with the codec that this run's probe recommended in the place of `auto`."""
+    tree = job.model_dump(mode="json")
+    tree["soft_targets"] = read_probe(run.probe).recommended.settings
+    return Job.model_validate(tree)
