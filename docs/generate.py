@@ -46,6 +46,9 @@ RULES = """\
 - `data.sequence_length_tokens` is at most the context of teacher and of student.
 - `teacher.tensor_parallel` divides the teacher's attention heads and its key-value heads.
 - `soft_targets.top_k` and `evaluation.top_k` are at most the vocabulary that both sides share.
+- A key of `soft_targets` that belongs to other codecs than the job's is refused.
+- `soft_targets.codec: sampled` serves `forward_kl` and cross-entropy only; `hidden` does not go
+  with `loss.token_weights.teacher_confidence`.
 - `student.offload: all` needs `zero_stage: 3`; `offload: optimizer` needs `zero_stage` 1 to 3.
 - `student.lora` does not go with `student.init.start: teacher`.
 - `trust_remote_code: true` needs a `revision`.
