@@ -64,6 +64,7 @@ def job_of(arguments: argparse.Namespace) -> Any:
 def run_raykd(arguments: argparse.Namespace) -> None:
     """Child process: the whole run, with parts that note their own CPU seconds."""
     from raykd.pipeline import cluster, distill
+    from raykd.pipeline.teacher import Parts
     from raykd.student.engine import ZeroStudent
     from raykd.teacher.transformers_tp import TransformersEngine
     from raykd.telemetry.progress import Progress
@@ -97,7 +98,7 @@ def run_raykd(arguments: argparse.Namespace) -> None:
             return result
 
     logs = arguments.scratch.resolve()
-    parts = distill.Parts(
+    parts = Parts(
         engine_class=partial(NotingEngine, log=logs / "teacher.txt"),
         student_class=partial(NotingStudent, log=logs / "student.txt"),
     )
@@ -199,11 +200,13 @@ def run_plain(arguments: argparse.Namespace) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from raykd.losses.buckets import BucketTargets
-    from raykd.losses.mix import distillation_loss
+    from raykd.losses.fused import linear_distillation_loss
+    from raykd.losses.targets import BucketTargets, LogitShape
     from raykd.models.batch import collate
     from raykd.models.head import head_logits, hidden_states
-    from raykd.soft_targets.top_k import TopKTargets, encode_top_k
+    from raykd.soft_targets.codec import TopKTargets
+    from raykd.soft_targets.top_k import encode_top_k
+    from raykd.student.module import loss_spec
     from raykd.student.zero import learning_rate
 
     torch.set_num_threads(1)
@@ -241,16 +244,16 @@ def run_plain(arguments: argparse.Namespace) -> None:
         batch = collate(rows)
         hidden_BTD = hidden_states(student, batch.input_ids_BT, batch.position_ids_BT)
         hidden_MD = hidden_BTD.flatten(0, 1).index_select(0, batch.keep_M)
-        logits_MV = head_logits(student, hidden_MD, vocab_size)
         joined = TopKTargets.concatenate(targets)
-        parts = distillation_loss(
-            logits_MV,
+        parts = linear_distillation_loss(
+            hidden_MD,
+            student.get_output_embeddings().weight,
+            None,
             batch.label_ids_M,
             BucketTargets(joined.ids_TK, joined.logprobs_TK, joined.log_tail_TN[:, -1]),
-            divergence=job.loss.divergence,
-            temperature=job.loss.temperature,
-            beta=job.loss.beta,
-            alpha=job.loss.alpha,
+            loss_spec(job),
+            shape=LogitShape(),
+            vocab_size=vocab_size,
         )
         (parts.total / len(batch.keep_M)).backward()
         for master, weight in zip(masters, weights, strict=True):

@@ -35,8 +35,11 @@ from raykd.models.load import ModelSource
 from raykd.pipeline import cluster, distill
 from raykd.pipeline.run_dir import claim
 from raykd.pipeline.stages import Models
-from raykd.student.engine import StepResult, Wish
-from raykd.teacher.engine import EngineSpec, ScoreSpec, ShardPlace
+from raykd.pipeline.teacher import Parts, start_teacher
+from raykd.soft_targets.codec import target_schema
+from raykd.soft_targets.spec import CodecSpec
+from raykd.student.engine import StepResult, StudentSpec, Wish
+from raykd.teacher.engine import EngineSpec, ShardPlace
 from raykd.telemetry.metrics import StepMetrics, read_metrics
 from raykd.telemetry.progress import Progress
 
@@ -67,7 +70,7 @@ class SleepingEngine:
         self._log = log.open("a", buffering=1)
         self._columns: dict[tuple[Any, ...], dict[str, pa.Array]] = {}
 
-    def score(self, rows: pa.Table, spec: ScoreSpec) -> pa.Table:
+    def score(self, rows: pa.Table, spec: CodecSpec) -> pa.Table:
         """Soft targets of the right shape, after a nap."""
         began, started = time.time(), time.perf_counter()
         learned = pc.list_value_length(rows.column("loss_mask")).to_pylist()
@@ -86,17 +89,21 @@ class SleepingEngine:
         return {"parameters": 0, "bytes": 0, "device": "none"}
 
 
-def uniform_targets(learned: list[int], spec: ScoreSpec) -> dict[str, pa.Array]:
-    """Columns of `schema.SOFT_TARGETS`: every id as likely as any other."""
+def uniform_targets(learned: list[int], spec: CodecSpec) -> dict[str, pa.Array]:
+    """Columns of codec `top_k` in full width: every id as likely as any other."""
     num_tokens, logprob = np.asarray(learned), -float(np.log(spec.vocab_size))
     tails = [np.log(spec.vocab_size - spec.top_k) + logprob / t for t in spec.temperatures]
     total = int(num_tokens.sum())
-    return {
-        "target_ids": lists(np.tile(np.arange(spec.top_k, dtype=np.int32), total), num_tokens),
+    schema = target_schema(spec)
+    ids = np.arange(spec.top_k, dtype=schema.field("target_ids").type.value_type.to_pandas_dtype())
+    columns = {
+        "target_ids": lists(np.tile(ids, total), num_tokens),
         "target_logprobs": lists(np.full(total * spec.top_k, logprob, np.float32), num_tokens),
         "target_log_tail": lists(np.tile(np.float32(tails), total), num_tokens),
         "label_logprobs": lists(np.full(total, logprob, np.float32), num_tokens),
+        "target_stamp": pa.array([spec.stamp] * len(learned), pa.uint32()),
     }
+    return {name: columns[name] for name in schema.names}
 
 
 def lists(values: Any, num_tokens: Any) -> pa.ListArray:
@@ -109,17 +116,8 @@ def lists(values: Any, num_tokens: Any) -> pa.ListArray:
 class SleepingStudent:
     """A student that sleeps; its `loss` is the seconds it slept."""
 
-    def __init__(
-        self,
-        job: Job,
-        source: ModelSource,
-        vocab_size: int,
-        num_steps: int,
-        heldout_top_k: int,
-        *,
-        sleep: Sleep,
-    ) -> None:
-        self._draws = sleep.draws(job.seed)
+    def __init__(self, spec: StudentSpec, *, sleep: Sleep) -> None:
+        self._draws = sleep.draws(spec.job.seed)
 
     def train_step(self, rows: pa.Table, step: int, wait_s: float, wish: Wish) -> StepResult:
         """Sleep once; the ranks learn of each other's wish as in a real step."""
@@ -173,6 +171,7 @@ def job_of(storage_path: Path, name: str, **sections: Any) -> Job:
             "cpus_per_worker": 0.25,
         },
         "train": {"global_batch": 2, "micro_batch": 2},
+        "soft_targets": {"values": "fp32"},
     }
     for section, fields in sections.items():
         tree[section] = {**tree.get(section, {}), **fields}
@@ -206,14 +205,24 @@ def train_asleep(job: Job, teacher: Sleep, student: Sleep) -> Course:
     steps = job.train.max_steps
     assert steps is not None
     write_rows(run.data / "train", steps * job.train.global_batch, job.data.sequence_length_tokens)
-    parts = distill.Parts(
+    parts = Parts(
         engine_class=partial(SleepingEngine, sleep=teacher, log=run.logs / "requests.txt"),
         student_class=partial(SleepingStudent, sleep=student),
     )
     source = ModelSource("sleeping")
-    models = Models(source, None, VOCAB_SIZE, VOCAB_SIZE, VOCAB_SIZE, VOCAB_SIZE, 0)
+    models = Models(
+        teacher=source,
+        pretrained=None,
+        num_tokens=VOCAB_SIZE,
+        vocab_size=VOCAB_SIZE,
+        teacher_vocab_size=VOCAB_SIZE,
+        teacher_hidden_size=1,
+        teacher_identity="sleeping",
+        student_vocab_size=VOCAB_SIZE,
+        pad_id=0,
+    )
     progress = Progress(Console(file=(run.logs / "progress.txt").open("w")), job.name)
-    service = distill.start_teacher(job, models, parts)
+    service = start_teacher(job, models, parts)
     try:
         service.wait(job, models)
         distill._train(job, run, models, source, {}, service, progress, parts)
