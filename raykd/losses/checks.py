@@ -29,8 +29,8 @@ def check_inputs(
     Raises:
         ValueError: What does not fit, and with what.
     """
-    num_tokens = len(hidden_TD)
     _check_head("weight_VD", weight_VD, bias_V, hidden_TD, vocab_size)
+    num_tokens = len(hidden_TD)
     if hidden_TD.dtype != weight_VD.dtype:
         raise ValueError(f"hidden_TD is {hidden_TD.dtype}, weight_VD {weight_VD.dtype}")
     _check_count("labels_T", len(labels_T), num_tokens)
@@ -71,6 +71,11 @@ def _check_head(
     hidden_TD: torch.Tensor,
     vocab_size: int,
 ) -> None:
+    if weight_VD.dim() != 2 or hidden_TD.dim() != 2:
+        raise ValueError(
+            f"{name} and its hidden states must be matrices; found {tuple(weight_VD.shape)} and "
+            f"{tuple(hidden_TD.shape)} (a weight that is partitioned must be gathered first)"
+        )
     num_rows, width = weight_VD.shape
     if num_rows < vocab_size:
         raise ValueError(f"{name} has {num_rows} rows, the vocabulary {vocab_size} ids")

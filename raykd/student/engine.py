@@ -324,6 +324,7 @@ def _optimizer(module: torch.nn.Module, job: Job) -> torch.optim.Optimizer:
         lr=0.0,  # every step sets its own; until then nothing may move, nor decay
         betas=config.betas,
         eps=config.eps,
+        fused=True,  # one pass over memory; the plain form made a quarter of a step on a CPU
     )
 
 
