@@ -666,6 +666,8 @@ def test_what_does_not_fit_is_named() -> None:
         fused(given, kinds["hidden"], spec, vocab_size=15)
     with pytest.raises(ValueError, match="chunk_tokens must be at least 1; found 0"):
         fused(given, kinds["top_k"], spec, chunk_tokens=0)
+    with pytest.raises(ValueError, match=r"must be matrices; found \(0,\) and .* gathered first"):
+        fused([given[0], given[1].new_empty(0), None], kinds["top_k"], spec)  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="weight_VD takes 4 wide hidden states; found 2"):
         fused([given[0][:, :2], *given[1:]], kinds["top_k"], spec)  # type: ignore[index]
     with pytest.raises(ValueError, match=r"hidden_TD is torch.float32, weight_VD torch.float64"):
