@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from raykd.config.corpus import DataConfig
-from raykd.config.loss import SERVED, LossConfig
+from raykd.config.loss import NEED_TAIL, SERVED, LossConfig
 from raykd.config.section import Section
 from raykd.config.soft_targets import SoftTargetsConfig
 from raykd.config.student import FromTeacher, StudentConfig
@@ -101,6 +101,12 @@ class Job(Section):
                     f"loss.divergence: {name} cannot be had from `soft_targets.codec: {codec}`, "
                     f"which serves {', '.join(served)}; codecs top_k, hidden and full serve it"
                 )
+        unbounded = [name for name in NEED_TAIL if name in self.loss.divergences]
+        if not self.soft_targets.tail and unbounded:
+            raise ValueError(
+                "soft_targets.tail: false leaves the teacher no mass beyond the kept ids, which "
+                f"makes {unbounded[0]} unbounded; keep the tail"
+            )
         if codec == "hidden" and self.loss.token_weights.teacher_confidence > 0:
             raise ValueError(
                 "loss.token_weights.teacher_confidence needs the teacher's probability of each "

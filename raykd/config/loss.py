@@ -18,6 +18,9 @@ DIVERGENCES: Final = (
     "total_variation",
 )
 
+NEED_TAIL: Final = ("reverse_kl", "adaptive_kl")
+"""Divergences that punish mass where the teacher has none."""
+
 SERVED: Final = {"sampled": ("forward_kl",)}
 """Divergences that a codec can serve, where it cannot serve all."""
 

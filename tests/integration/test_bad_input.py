@@ -19,6 +19,7 @@ from raykd.errors import (
     ModelError,
     RaykdError,
     ResourceError,
+    SoftTargetError,
     StorageError,
     TeacherError,
 )
@@ -38,7 +39,7 @@ class Raises(TransformersEngine):
 
     def score(self, rows: pa.Table, spec: CodecSpec) -> pa.Table | None:
         if spec.top_k == TRAINING_TOP_K:
-            raise ValueError("this engine has had enough")
+            raise SoftTargetError("row 0 of the request, token 5: this engine has had enough")
         return super().score(rows, spec)
 
 
@@ -198,7 +199,11 @@ def test_teacher_that_raises(make_job: Callable[..., Any], distil: Distil) -> No
     from raykd.pipeline.teacher import Parts
 
     job = make_job({"name": "refused", "soft_targets.top_k": TRAINING_TOP_K})
-    with pytest.raises(TeacherError, match=r"rows \d+ to \d+ .*this engine has had enough"):
+    with pytest.raises(
+        TeacherError,
+        match=r"rows \d+ to \d+ .*row 0 of the request, token 5: this engine has had enough "
+        r"\(replica \w+ on node [\d.]+\)",
+    ):
         distil(job, parts=Parts(engine_class=Raises))
     assert not checkpoint_steps(Path(job.storage_path) / "refused")
     assert "raykd-refused" not in serve.status().applications

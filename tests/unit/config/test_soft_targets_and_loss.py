@@ -80,6 +80,16 @@ def test_confidence_needs_a_codec_that_carries_it(
     assert "`soft_targets.codec: hidden` does not carry" in told
 
 
+@pytest.mark.parametrize("name", ["reverse_kl", "adaptive_kl"])
+def test_no_tail_where_mass_outside_would_cost_without_bound(
+    name: str, write_job: Callable[..., Path], job_tree: dict[str, Any]
+) -> None:
+    told = complaint(
+        write_job, job_tree, "soft_targets.tail=false", f"loss.divergence={{jsd: 1, {name}: 1}}"
+    )
+    assert f"makes {name} unbounded; keep the tail" in told
+
+
 def test_plain_fine_tuning_has_no_codec_to_fit(make_job: MakeJob) -> None:
     make_job(
         {"soft_targets": {"codec": "sampled"}, "loss.alpha": 1.0, "loss.divergence": "reverse_kl"}
