@@ -48,7 +48,8 @@ RULES = """\
 - `soft_targets.top_k` and `evaluation.top_k` are at most the vocabulary that both sides share.
 - A key of `soft_targets` that belongs to other codecs than the job's is refused.
 - `soft_targets.codec: sampled` serves `forward_kl` and cross-entropy only; `hidden` does not go
-  with `loss.token_weights.teacher_confidence`; `tail: false` not with `reverse_kl` or `adaptive_kl`.
+  with `loss.token_weights.teacher_confidence`, nor `tail: false` with `reverse_kl` or
+  `adaptive_kl`.
 - `student.offload: all` needs `zero_stage: 3`; `offload: optimizer` needs `zero_stage` 1 to 3.
 - `student.lora` does not go with `student.init.start: teacher`.
 - `trust_remote_code: true` needs a `revision`.
