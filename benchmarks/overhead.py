@@ -48,6 +48,10 @@ def job_of(arguments: argparse.Namespace) -> Any:
             f"name={NAME}",
             f"storage_path={arguments.storage}",
             f"train.max_steps={arguments.stop + arguments.more}",
+            # More than the quickstart's 2: ZeRO and optimizer pass over all weights once a step,
+            # whatever the batch; real steps have thousands of tokens.
+            f"train.global_batch={arguments.batch}",
+            "stream.steps_per_block=1",
             "teacher.threads_per_shard=1",
             "student.threads_per_worker=1",
             "checkpoint.every_steps=null",
@@ -222,7 +226,12 @@ def run_plain(arguments: argparse.Namespace) -> None:
     masters = [p.detach().float().requires_grad_(True) for p in weights]
     config = job.train.optimizer
     optimizer = torch.optim.AdamW(
-        masters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+        masters,
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
     vocab_size = int(teacher.config.vocab_size)
 
@@ -241,21 +250,24 @@ def run_plain(arguments: argparse.Namespace) -> None:
         return targets.split(row_of.tolist())
 
     def learn(rows: Any, targets: Any, step: int) -> float:
-        batch = collate(rows)
-        hidden_BTD = hidden_states(student, batch.input_ids_BT, batch.position_ids_BT)
-        hidden_MD = hidden_BTD.flatten(0, 1).index_select(0, batch.keep_M)
-        joined = TopKTargets.concatenate(targets)
-        parts = linear_distillation_loss(
-            hidden_MD,
-            student.get_output_embeddings().weight,
-            None,
-            batch.label_ids_M,
-            BucketTargets(joined.ids_TK, joined.logprobs_TK, joined.log_tail_TN[:, -1]),
-            loss_spec(job),
-            shape=LogitShape(),
-            vocab_size=vocab_size,
-        )
-        (parts.total / len(batch.keep_M)).backward()
+        size, total = job.train.micro_batch, 0.0
+        tokens = sum(part.num_tokens for part in targets)
+        for at in range(0, rows.num_rows, size):
+            batch = collate(rows.slice(at, size))
+            hidden_BTD = hidden_states(student, batch.input_ids_BT, batch.position_ids_BT)
+            joined = TopKTargets.concatenate(targets[at : at + size])
+            parts = linear_distillation_loss(
+                hidden_BTD.flatten(0, 1).index_select(0, batch.keep_M),
+                student.get_output_embeddings().weight,
+                None,
+                batch.label_ids_M,
+                BucketTargets(joined.ids_TK, joined.logprobs_TK, joined.log_tail_TN[:, -1]),
+                loss_spec(job),
+                shape=LogitShape(),
+                vocab_size=vocab_size,
+            )
+            (parts.total / tokens).backward()
+            total += parts.total.item()
         for master, weight in zip(masters, weights, strict=True):
             master.grad = weight.grad.float()
             weight.grad = None
@@ -266,7 +278,7 @@ def run_plain(arguments: argparse.Namespace) -> None:
         with torch.no_grad():
             for master, weight in zip(masters, weights, strict=True):
                 weight.copy_(master)
-        return parts.total.item() / len(batch.keep_M)
+        return total / tokens
 
     losses: list[float] = []
     teacher_s = student_s = 0.0
@@ -334,6 +346,7 @@ def start_child(side: str, arguments: argparse.Namespace, **options: Any) -> Any
     """This script again, for one side; with its own directory for Ray."""
     given = [f"--start={arguments.start}", f"--stop={arguments.stop}", f"--more={arguments.more}"]
     given += [f"--job={arguments.job}", f"--storage={arguments.storage}"]
+    given += [f"--batch={arguments.batch}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_TMPDIR": str(arguments.scratch)}
     environment.pop("RAY_ADDRESS", None)
     return subprocess.Popen(
@@ -422,9 +435,10 @@ def processes_of(raykd: dict[str, Any]) -> Table:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--start", type=int, default=10, help="Count after this many steps.")
-    parser.add_argument("--stop", type=int, default=40, help="Count to the end of this step.")
-    parser.add_argument("--more", type=int, default=20, help="Steps after, so that none is last.")
+    parser.add_argument("--start", type=int, default=4, help="Count after this many steps.")
+    parser.add_argument("--stop", type=int, default=14, help="Count to the end of this step.")
+    parser.add_argument("--more", type=int, default=4, help="Steps after, so that none is last.")
+    parser.add_argument("--batch", type=int, default=8, help="Rows in a step.")
     parser.add_argument("--job", type=Path, default=JOB, help="The job; the quickstart's models.")
     parser.add_argument("--storage", default="runs", help="Where runs and their models are kept.")
     parser.add_argument("--no-write", action="store_true", help="Leave the results file alone.")
@@ -444,7 +458,11 @@ def main() -> None:
         f"{result['largest_loss_difference']:.2g} over all"
     )
     if not arguments.no_write:
-        conditions = {"job": arguments.job.name, "steps": [arguments.start, arguments.stop]}
+        conditions = {
+            "job": arguments.job.name,
+            "rows_a_step": arguments.batch,
+            "steps": [arguments.start, arguments.stop],
+        }
         console.print(f"written to {record.write('overhead', on, conditions, result)}")
 
 
