@@ -209,10 +209,10 @@ def _compare_row(
     full.tokens += len(batch.keep_M)
     full.loss += value
     full.square += float((gradient_MD.double() ** 2).sum())
+    _travel(full.trials, probed, row, batch)
     for trial in full.trials:
-        table = _travel(trial, probed, row, batch)
         started = time.process_time()
-        targets: Targets = to_targets(table, trial.candidate.spec, head)
+        targets: Targets = to_targets(trial.tables[-1], trial.candidate.spec, head)
         trial.decode_s += time.process_time() - started
         if trial.refused is not None:
             continue
@@ -222,26 +222,28 @@ def _compare_row(
         trial.square += float((other_MD.double() ** 2).sum())
 
 
-def _travel(trial: _Trial, probed: ProbedRows, row: pa.Table, batch: Batch) -> pa.Table:
-    """Encode a row as the teacher would, lay it into columns, weigh them."""
-    spec = trial.candidate.spec
+def _travel(trials: Sequence[_Trial], probed: ProbedRows, row: pa.Table, batch: Batch) -> None:
+    """Encode a row by every codec, as the teacher would, and lay it into columns.
+
+    Each chunk of the teacher's logits is made once, for all codecs.
+    """
     ids, _ = flat(row, "input_ids")
-    keys_M = token_keys([ids], [len(batch.keep_M)], spec.seed).to(batch.keep_M.device)
-    if spec.source == "hidden":
-        sources: Iterator[tuple[slice, torch.Tensor]]
-        sources = iter([(slice(0, len(keys_M)), _hidden(probed, row))])
-    else:
-        sources = _teacher_logits(probed, row)
-    parts = []
-    for piece, source in sources:
+    hidden_MD = _hidden(probed, row)
+    seed = probed.spec.seed
+    keys_M = token_keys([ids], [len(batch.keep_M)], seed).to(batch.keep_M.device)
+    parts: list[list[Encoded]] = [[] for _ in trials]
+    for piece, logits_TV in _teacher_logits(probed, row):
+        for trial, mine in zip(trials, parts, strict=True):
+            spec = trial.candidate.spec
+            source = hidden_MD[piece] if spec.source == "hidden" else logits_TV
+            started = time.process_time()
+            mine.append(encode(source, batch.label_ids_M[piece], keys_M[piece], spec).cpu())
+            trial.encode_s += time.process_time() - started
+    for trial, mine in zip(trials, parts, strict=True):
         started = time.process_time()
-        parts.append(encode(source, batch.label_ids_M[piece], keys_M[piece], spec).cpu())
+        columns = to_columns([Encoded.concatenate(mine)], trial.candidate.spec)
         trial.encode_s += time.process_time() - started
-    started = time.process_time()
-    table = pa.table(to_columns([Encoded.concatenate(parts)], spec))
-    trial.encode_s += time.process_time() - started
-    trial.tables.append(table)
-    return table
+        trial.tables.append(pa.table(columns))
 
 
 def _gradient(

@@ -19,8 +19,8 @@ from raykd.errors import StorageError
 from raykd.evaluation.probe_data import Probe
 from raykd.models.load import ModelSource
 from raykd.pipeline import cluster, resources, stages
-from raykd.pipeline.plan import replicas
-from raykd.pipeline.run_dir import RunDirectory
+from raykd.pipeline.plan import Demand, replicas
+from raykd.pipeline.run_dir import RunDirectory, forget
 from raykd.pipeline.targets import heldout_spec, hidden_spec
 from raykd.pipeline.teacher import Parts, start_teacher
 from raykd.teacher.service import TeacherClient
@@ -43,7 +43,8 @@ class Size:
 
 def probe_directory(job: Job) -> RunDirectory:
     """Where a probe of this job keeps its rows and its answer."""
-    return RunDirectory(Path(job.storage_path).expanduser().resolve() / PROBES / job.name)
+    storage = Path(job.storage_path).expanduser().resolve()
+    return RunDirectory(storage / PROBES / job.name, storage)
 
 
 def probe_job(job: Job, progress: Progress, size: Size) -> tuple[Path, Probe]:
@@ -64,9 +65,14 @@ def probe_job(job: Job, progress: Progress, size: Size) -> tuple[Path, Probe]:
     try:
         for directory in (run.data, run.model_cache):
             directory.mkdir(parents=True, exist_ok=True)
+        # An earlier probe of this name may have been of another student.
+        forget(run)
     except OSError as error:
         raise StorageError(f"{run.root}: cannot be written ({error.strerror})") from None
-    resources.require(job, {"scoring": [replicas(job)]})
+    student = job.student
+    on_gpu = float(student.device == "gpu")
+    comparison = Demand("comparison", 1, student.cpus_per_worker, on_gpu)
+    resources.require(job, {"probing": [replicas(job), comparison]})
     with progress.stage("models"):
         models = cluster.run_remote(stages.find_models, job, run)
         initial = cluster.run_remote(stages.make_student, job, run, models)

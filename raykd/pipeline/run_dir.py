@@ -45,6 +45,8 @@ class RunDirectory:
     """`storage_path/name` and the places in it."""
 
     root: Path
+    storage: Path | None = None
+    """Where what runs share lies; None is the directory above."""
 
     @classmethod
     def of(cls, job: Job) -> RunDirectory:
@@ -104,7 +106,7 @@ class RunDirectory:
     @property
     def model_cache(self) -> Path:
         """Converted weights, shared by the runs of one storage path."""
-        return self.root.parent / ".models"
+        return (self.storage or self.root.parent) / ".models"
 
     def targets(self, name: str) -> Path:
         """Held-out rows of a set with their soft targets."""
@@ -137,7 +139,7 @@ def claim(job: Job, resume: bool) -> RunDirectory:
             "storage_path"
         )
     elif run.root.is_dir():
-        _forget(run)
+        forget(run)
     _write_probe(run.root)
     run.logs.mkdir(parents=True, exist_ok=True)
     run.model_cache.mkdir(parents=True, exist_ok=True)
@@ -148,7 +150,7 @@ def claim(job: Job, resume: bool) -> RunDirectory:
     return run
 
 
-def _forget(run: RunDirectory) -> None:
+def forget(run: RunDirectory) -> None:
     """Remove what another job's models made; prepared rows know themselves whether they fit."""
     shutil.rmtree(run.initial_student, ignore_errors=True)
     run.teacher_head.unlink(missing_ok=True)

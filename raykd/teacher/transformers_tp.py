@@ -96,7 +96,8 @@ class TransformersEngine:
                 source = head_logits(self._model, source, spec.vocab_size)
             if self._rank == 0:
                 try:
-                    one = encode(source, batch.label_ids_M[piece], keys_M[piece], spec)
+                    keys_T = None if keys_M is None else keys_M[piece]
+                    one = encode(source, batch.label_ids_M[piece], keys_T, spec)
                 except TokenError as error:
                     raise _named(error, batch, group, at + error.token) from None
                 chunks.append(one.cpu())
@@ -104,7 +105,10 @@ class TransformersEngine:
             return [None] * chosen.num_rows
         return list(Encoded.concatenate(chunks).split(kept))
 
-    def _keys(self, rows: pa.Table, kept: list[int], spec: CodecSpec) -> torch.Tensor:
+    def _keys(self, rows: pa.Table, kept: list[int], spec: CodecSpec) -> torch.Tensor | None:
+        """Where draws come from; other codecs need none."""
+        if spec.codec != "sampled":
+            return None
         ids, offsets = flat(rows, "input_ids")
         texts = [ids[a:b] for a, b in itertools.pairwise(offsets)]
         return token_keys(texts, kept, spec.seed).to(self._device)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from raykd.config import loss, soft_targets
 from raykd.config.job import Job
 from raykd.config.load import load_job
 from raykd.errors import JobError
+from raykd.losses import spec
+from raykd.soft_targets import spec as codec_spec
 
 MakeJob = Callable[..., Job]
 
@@ -91,9 +94,17 @@ def test_no_tail_where_mass_outside_would_cost_without_bound(
 
 
 def test_plain_fine_tuning_has_no_codec_to_fit(make_job: MakeJob) -> None:
-    make_job(
+    job = make_job(
         {"soft_targets": {"codec": "sampled"}, "loss.alpha": 1.0, "loss.divergence": "reverse_kl"}
     )
+    assert not job.needs_teacher_for_training
+
+
+def test_a_job_names_what_losses_and_codecs_have() -> None:
+    """Configuration imports neither, so the names stand in both."""
+    assert loss.DIVERGENCES == spec.DIVERGENCES
+    assert set(get_args(soft_targets.CodecName)) == {*codec_spec.CODECS, "auto"}
+    assert soft_targets.WIDTHS_OF_FULL == codec_spec.FULL_VALUES
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ def test_every_divergence_may_be_asked_for_at_once() -> None:
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 @pytest.mark.parametrize("skew", [0.0, 0.99])
 def test_ends_of_ranges_are_allowed(alpha: float, skew: float) -> None:
-    LossSpec(FORWARD, alpha=alpha, skew=skew)
+    spec = LossSpec(FORWARD, alpha=alpha, skew=skew)
+    assert (spec.alpha, spec.skew) == (alpha, skew)
 
 
 def test_plain_fine_tuning_names_no_divergence() -> None:
