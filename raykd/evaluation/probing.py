@@ -181,10 +181,12 @@ def compare_codecs(
         Tokens compared on, the divergence from `full` in nats a token, and what was found.
     """
     full = _Full(trials=[_Trial(one, refused=refused.get(one.spec.codec)) for one in tried])
+    student_head = _StudentHead.of(student, probed.spec.vocab_size)
     for at in range(probed.rows.num_rows):
         if full.tokens >= most_tokens and at > 0:
             break
-        _compare_row(full, probed, probed.rows.slice(at, 1), student, loss, to_targets)
+        row = probed.rows.slice(at, 1)
+        _compare_row(full, probed, row, student, student_head, loss, to_targets)
     return full.tokens, full.loss / full.tokens, [_found(one, full) for one in full.trials]
 
 
@@ -193,6 +195,7 @@ def _compare_row(
     probed: ProbedRows,
     row: pa.Table,
     student: PreTrainedModel,
+    student_head: _StudentHead,
     loss: LossSpec,
     to_targets: Any,
 ) -> None:
@@ -205,7 +208,7 @@ def _compare_row(
         own_MD = hidden_BTD.flatten(0, 1).index_select(0, batch.keep_M).float()
     head = TeacherHead(probed.head.weight_VD, probed.head.bias_V, _shape(probed.head.after))
     reference = HiddenTargets(_hidden(probed, row), head)
-    value, gradient_MD = _gradient(student, own_MD, batch, reference, loss, probed.spec.vocab_size)
+    value, gradient_MD = student_head.gradient(own_MD, batch, reference, loss)
     full.tokens += len(batch.keep_M)
     full.loss += value
     full.square += float((gradient_MD.double() ** 2).sum())
@@ -216,7 +219,7 @@ def _compare_row(
         trial.decode_s += time.process_time() - started
         if trial.refused is not None:
             continue
-        value, other_MD = _gradient(student, own_MD, batch, targets, loss, probed.spec.vocab_size)
+        value, other_MD = student_head.gradient(own_MD, batch, targets, loss)
         trial.loss += value
         trial.dot += float((gradient_MD.double() * other_MD.double()).sum())
         trial.square += float((other_MD.double() ** 2).sum())
@@ -246,31 +249,44 @@ def _travel(trials: Sequence[_Trial], probed: ProbedRows, row: pa.Table, batch: 
         trial.tables.append(pa.table(columns))
 
 
-def _gradient(
-    student: PreTrainedModel,
-    own_MD: torch.Tensor,
-    batch: Batch,
-    targets: Targets,
-    loss: LossSpec,
-    vocab_size: int,
-) -> tuple[float, torch.Tensor]:
-    """The divergence's sum, and its gradient [M, D] by the student's hidden states."""
-    head: Any = student.get_output_embeddings()
-    hidden_MD = own_MD.detach().requires_grad_(True)
-    bias = getattr(head, "bias", None)
-    parts = linear_distillation_loss(
-        hidden_MD,
-        head.weight.detach().float(),
-        None if bias is None else bias.detach().float(),
-        batch.label_ids_M,
-        targets,
-        replace(loss, alpha=0.0),
-        shape=_shape(AfterHead.of(student)),
-        vocab_size=vocab_size,
-    )
-    parts.total.backward()
-    assert hidden_MD.grad is not None
-    return float(parts.total.detach()), hidden_MD.grad
+@dataclass(frozen=True, eq=False)
+class _StudentHead:
+    """The student's head in float32, without a gradient of its own."""
+
+    weight_VD: torch.Tensor
+    bias_V: torch.Tensor | None
+    shape: LogitShape
+    vocab_size: int
+
+    @classmethod
+    def of(cls, student: PreTrainedModel, vocab_size: int) -> _StudentHead:
+        head: Any = student.get_output_embeddings()
+        bias = getattr(head, "bias", None)
+        return cls(
+            head.weight.detach().float(),
+            None if bias is None else bias.detach().float(),
+            _shape(AfterHead.of(student)),
+            vocab_size,
+        )
+
+    def gradient(
+        self, own_MD: torch.Tensor, batch: Batch, targets: Targets, loss: LossSpec
+    ) -> tuple[float, torch.Tensor]:
+        """The divergence's sum, and its gradient [M, D] by the student's hidden states."""
+        hidden_MD = own_MD.detach().requires_grad_(True)
+        parts = linear_distillation_loss(
+            hidden_MD,
+            self.weight_VD,
+            self.bias_V,
+            batch.label_ids_M,
+            targets,
+            replace(loss, alpha=0.0),
+            shape=self.shape,
+            vocab_size=self.vocab_size,
+        )
+        parts.total.backward()
+        assert hidden_MD.grad is not None
+        return float(parts.total.detach()), hidden_MD.grad
 
 
 def _shape(after: AfterHead) -> LogitShape:
