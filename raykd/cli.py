@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raykd import __version__
+from raykd import __version__, store_cli
 from raykd.errors import RaykdError
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Turn one job file into a distilled model.",
 )
+
+app.add_typer(store_cli.app, name="store")
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's directory.")]

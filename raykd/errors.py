@@ -51,6 +51,10 @@ class SoftTargetError(RunError):
     """Soft targets are malformed: shape, range, NaN, or another vocabulary."""
 
 
+class StoreError(RaykdError):
+    """The soft-target store cannot be read or written, or holds something other than it says."""
+
+
 class Interrupted(RaykdError):
     """The person stopped the run; one checkpoint was saved where there was something to save."""
 

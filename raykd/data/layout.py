@@ -2,6 +2,10 @@
 
 Step s consumes places [s*G, (s+1)*G), rank r of W its r-th equal part. A block holds one rank's
 places of a few steps; block j goes to rank j mod W.
+
+Where blocks end does not depend on where a run begins: it is at every `steps_per_block`-th step of
+the whole run. A run that goes on inside a block has the teacher score that block whole and passes
+on what is left of it, so that rows meet the teacher in the same company as they would have.
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ class BlockLayout:
         last_step: The step to stop before.
         global_batch: Rows of a step, G.
         num_ranks: Ranks, W; they share G equally.
-        steps_per_block: Steps whose rows a block holds; the last round of blocks may hold fewer.
+        steps_per_block: Steps whose rows a block holds; the first and the last round of blocks may
+            hold fewer.
     """
 
     first_step: int
@@ -62,8 +67,14 @@ class BlockLayout:
     @property
     def num_blocks(self) -> int:
         """Blocks in all; every rank gets as many."""
-        num_rounds = -(-self.num_steps // self.steps_per_block)
-        return num_rounds * self.num_ranks
+        if not self.num_steps:
+            return 0
+        last_round = (self.last_step - 1) // self.steps_per_block
+        return (last_round - self._first_round + 1) * self.num_ranks
+
+    @property
+    def _first_round(self) -> int:
+        return self.first_step // self.steps_per_block
 
     def rank_of(self, block: int) -> int:
         """The rank that block goes to.
@@ -80,8 +91,17 @@ class BlockLayout:
         Raises:
             ValueError: There is no such block.
         """
+        whole = self.whole_steps_of(block)
+        return range(max(whole.start, self.first_step), whole.stop)
+
+    def whole_steps_of(self, block: int) -> range:
+        """The same, and the steps of that block that were done before this layout begins.
+
+        Raises:
+            ValueError: There is no such block.
+        """
         self._check_block(block)
-        start = self.first_step + self.steps_per_block * (block // self.num_ranks)
+        start = self.steps_per_block * (self._first_round + block // self.num_ranks)
         return range(start, min(start + self.steps_per_block, self.last_step))
 
     def places(self, block: int) -> npt.NDArray[np.int64]:
@@ -90,8 +110,19 @@ class BlockLayout:
         Raises:
             ValueError: There is no such block.
         """
+        return self._places(block, self.steps_of(block))
+
+    def whole_places(self, block: int) -> npt.NDArray[np.int64]:
+        """The same, after those of its steps that were done before; what the teacher scores.
+
+        Raises:
+            ValueError: There is no such block.
+        """
+        return self._places(block, self.whole_steps_of(block))
+
+    def _places(self, block: int, steps: range) -> npt.NDArray[np.int64]:
         rank = self.rank_of(block)
-        return np.concatenate([self.rank_places(rank, step) for step in self.steps_of(block)])
+        return np.concatenate([self._part(rank, step) for step in steps])
 
     def rank_places(self, rank: int, step: int) -> npt.NDArray[np.int64]:
         """The places that `rank` consumes in `step`.
@@ -103,6 +134,9 @@ class BlockLayout:
             raise ValueError(f"rank {rank} is not in [0, {self.num_ranks})")
         if not self.first_step <= step < self.last_step:
             raise ValueError(f"step {step} is not in [{self.first_step}, {self.last_step})")
+        return self._part(rank, step)
+
+    def _part(self, rank: int, step: int) -> npt.NDArray[np.int64]:
         start = step * self.global_batch + rank * self.rows_per_rank
         return np.arange(start, start + self.rows_per_rank, dtype=np.int64)
 

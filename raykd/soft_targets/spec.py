@@ -18,10 +18,11 @@ MOST_DRAWS: Final = 255
 """A count is kept in one byte."""
 
 # What decides the columns of each codec, beside `codec` and `fingerprint`; the rest is not in the
-# stamp, so that a change of it does not make kept targets useless.
+# stamp, so that a change of it does not make kept targets useless. Nor is `seed`: another seed's
+# draws are as good.
 _STAMPED: Final = {
     "top_k": ("vocab_size", "top_k", "values", "tail"),
-    "sampled": ("vocab_size", "draws", "proposal", "target_temperature", "seed"),
+    "sampled": ("vocab_size", "draws", "proposal", "target_temperature"),
     "hidden": ("hidden_size", "hidden_values"),
     "full": ("vocab_size", "values"),
 }
@@ -47,7 +48,7 @@ class CodecSpec:
         proposal_temperature: `sampled` only: ids are drawn at it; None is `temperatures[-1]`.
         hidden_values: `hidden` only: fp32, bf16 or int8 with a scale a token.
         hidden_size: `hidden` only: D.
-        seed: `sampled` only: goes into `token_keys`.
+        seed: `sampled` only: goes into `token_keys`; not into the stamp.
         fingerprint: Of the teacher and its tokenizer; part of the stamp.
 
     Raises:
@@ -125,11 +126,19 @@ class CodecSpec:
         return self.proposal_temperature
 
     @property
-    def stamp(self) -> int:
-        """uint32 of all that decides this codec's columns, and of `fingerprint`.
+    def facts(self) -> dict[str, Any]:
+        """All that decides this codec's columns, by name, in plain values; no `fingerprint`.
 
         Fields of other codecs are not in it, nor are temperatures where nothing depends on them.
         """
+        facts = {"codec": self.codec} | {name: getattr(self, name) for name in _STAMPED[self.codec]}
+        if self.codec == "top_k" and self.tail:
+            facts["temperatures"] = list(self.temperatures)
+        return facts
+
+    @property
+    def stamp(self) -> int:
+        """uint32 of `facts` and `fingerprint`."""
         facts: list[Any] = [self.codec, self.fingerprint]
         facts += [(name, getattr(self, name)) for name in _STAMPED[self.codec]]
         if self.codec == "top_k" and self.tail:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -68,16 +70,32 @@ def test_blocks_agree_with_rank_places(layout: BlockLayout) -> None:
         assert layout.rank_of(block) == rank
 
 
+@settings(deadline=None)
+@given(layouts())
+def test_a_run_that_goes_on_scores_the_blocks_of_the_whole_run(layout: BlockLayout) -> None:
+    whole = replace(layout, first_step=0)
+    blocks_of_whole = {tuple(whole.places(block)) for block in range(whole.num_blocks)}
+    for block in range(layout.num_blocks):
+        scored = layout.whole_places(block)
+        assert tuple(scored) in blocks_of_whole
+        left = scored[scored >= layout.first_step * layout.global_batch]
+        np.testing.assert_array_equal(layout.places(block), left)
+
+
 def test_an_example_by_hand() -> None:
-    layout = BlockLayout(first_step=2, last_step=5, global_batch=4, num_ranks=2, steps_per_block=2)
+    layout = BlockLayout(first_step=3, last_step=7, global_batch=4, num_ranks=2, steps_per_block=2)
     assert [layout.places(block).tolist() for block in range(layout.num_blocks)] == [
-        [8, 9, 12, 13],
-        [10, 11, 14, 15],
-        [16, 17],
-        [18, 19],
+        [12, 13],
+        [14, 15],
+        [16, 17, 20, 21],
+        [18, 19, 22, 23],
+        [24, 25],
+        [26, 27],
     ]
-    assert list(layout.steps_of(0)) == [2, 3]
-    assert list(layout.steps_of(3)) == [4]
+    assert layout.whole_places(0).tolist() == [8, 9, 12, 13]
+    assert list(layout.steps_of(0)) == [3]
+    assert list(layout.whole_steps_of(0)) == [2, 3]
+    assert list(layout.steps_of(5)) == [6]
 
 
 def test_no_steps_are_no_blocks() -> None:

@@ -59,7 +59,6 @@ def test_fields_of_other_codecs_are_not_looked_at() -> None:
                 "draws": 8,
                 "proposal_temperature": 1.5,
                 "temperatures": (1.0, 3.0),
-                "seed": 1,
             },
         ),
         (HIDDEN, {"hidden_size": 7, "hidden_values": "bf16"}),
@@ -81,8 +80,24 @@ def test_what_a_codec_does_not_use_leaves_its_stamp() -> None:
     assert replace(TOP_K, draws=3, seed=9, hidden_size=4).stamp == TOP_K.stamp
     no_tail = replace(TOP_K, tail=False)
     assert replace(no_tail, temperatures=(1.0, 4.0)).stamp == no_tail.stamp
+    # Draws of another seed are as good, so that another student can read them.
+    assert replace(SAMPLED, seed=9).stamp == SAMPLED.stamp
     # The default written out is the default.
     assert replace(SAMPLED, proposal_temperature=2.0).stamp == SAMPLED.stamp
+
+
+def test_facts_name_what_decides_the_columns() -> None:
+    assert TOP_K.facts == {
+        "codec": "top_k",
+        "vocab_size": 11,
+        "top_k": 3,
+        "values": "fp32",
+        "tail": True,
+        "temperatures": [1.0, 2.0],
+    }
+    assert HIDDEN.facts == {"codec": "hidden", "hidden_size": 6, "hidden_values": "fp32"}
+    assert replace(SAMPLED, seed=9).facts == SAMPLED.facts
+    assert SAMPLED.facts["proposal"] == 2.0
 
 
 def test_the_stamp_is_the_same_everywhere() -> None:
