@@ -57,6 +57,7 @@ def codecs(vocab_size: int, hidden_size: int) -> dict[str, CodecSpec]:
         "sampled 50": CodecSpec("sampled", vocab_size, draws=50),
         "top_k 12": CodecSpec("top_k", vocab_size, top_k=12),
         "top_k 12 no tail": CodecSpec("top_k", vocab_size, top_k=12, tail=False),
+        "top_k 64": CodecSpec("top_k", vocab_size, top_k=64),
     }
 
 
@@ -65,7 +66,8 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace, root: Path) -> None:
         self.job = load_job(
-            arguments.job, [f"storage_path={root}", f"train.max_steps={arguments.steps}"]
+            arguments.job,
+            [f"storage_path={root}", f"train.max_steps={arguments.steps}", *arguments.set],
         )
         self.steps = arguments.steps
         self.run = RunDirectory.of(self.job)
@@ -82,22 +84,22 @@ class Bench:
         head = read_head(self.run.teacher_head, self.models.vocab_size, CPU)
         shape = LogitShape(head.after.scale, head.after.softcap)
         self.head = TeacherHead(head.weight_VD, head.bias_V, shape)
-        self.heldout = self._all_rows("heldout")
-        self.train = self._all_rows("train")
+        self.heldout = self._rows("heldout", self.job.evaluation.max_rows)
+        self.train = self._rows("train", arguments.steps * self.job.train.global_batch)
 
-    def _all_rows(self, name: str) -> list[tuple[pa.Table, torch.Tensor]]:
-        """Each row with the teacher's hidden states [M, D] at its learned positions; made once."""
+    def _rows(self, name: str, most: int) -> list[tuple[pa.Table, torch.Tensor]]:
+        """Rows with the teacher's hidden states [M, D] at their learned positions; made once."""
         rows = open_rows(self.run.data / name)
         file = self.run.root / f"{name}.hidden.pt"
         if not file.is_file():
-            torch.save([hidden for _, hidden in self._asked(rows)], file)
+            torch.save([hidden for _, hidden in self._asked(rows, min(most, rows.num_rows))], file)
         kept = torch.load(file, weights_only=True)
         return [(rows.take(np.array([i])), hidden) for i, hidden in enumerate(kept)]
 
-    def _asked(self, rows: Any) -> list[tuple[pa.Table, torch.Tensor]]:
+    def _asked(self, rows: Any, num_rows: int) -> list[tuple[pa.Table, torch.Tensor]]:
         found = []
-        for at in range(0, rows.num_rows, ROWS_AT_ONCE):
-            table = rows.take(np.arange(at, min(at + ROWS_AT_ONCE, rows.num_rows)))
+        for at in range(0, num_rows, ROWS_AT_ONCE):
+            table = rows.take(np.arange(at, min(at + ROWS_AT_ONCE, num_rows)))
             batch = collate(table)
             with torch.inference_mode():
                 hidden = hidden_states(self.teacher, batch.input_ids_BT, batch.position_ids_BT)
@@ -191,10 +193,11 @@ def heldout(bench: Bench, model: Any) -> dict[str, float]:
     return {"kl": kl / tokens, "cross_entropy": nll / tokens, "top1": agreed / tokens}
 
 
-def measure(bench: Bench, seed: int) -> Iterator[dict[str, Any]]:
+def measure(bench: Bench, names: list[str], seed: int) -> Iterator[dict[str, Any]]:
     """One result for each codec."""
     specs = codecs(bench.models.vocab_size, bench.models.teacher_hidden_size)
-    for name, spec in specs.items():
+    for name in names:
+        spec = specs[name]
         started = time.perf_counter()
         model, loss = train(bench, spec, seed)
         seconds = time.perf_counter() - started
@@ -214,6 +217,7 @@ def measure_all(arguments: argparse.Namespace, root: Path) -> list[dict[str, Any
     def child(seed: int) -> list[dict[str, Any]]:
         given = [f"--steps={arguments.steps}", f"--job={arguments.job}"]
         given += [f"--threads={arguments.threads}", f"--root={root}", f"--child={seed}"]
+        given += [f"--set={one}" for one in arguments.set] + ["--codecs", *arguments.codecs]
         answer = subprocess.run(
             [sys.executable, __file__, *given], stdout=subprocess.PIPE, text=True, check=True
         ).stdout
@@ -249,6 +253,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", type=Path, default=JOB)
     parser.add_argument("--steps", type=int, default=110)
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of the job.")
+    parser.add_argument("--codecs", nargs="+", choices=list(codecs(2**16, 1)), metavar="CODEC")
     parser.add_argument("--seeds", type=int, nargs="+", default=[17, 18, 19])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="Seeds at once.")
@@ -256,9 +262,10 @@ def main() -> None:
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--no-write", action="store_true")
     arguments = parser.parse_args()
+    arguments.codecs = arguments.codecs or list(codecs(2**16, 1))
     torch.set_num_threads(arguments.threads)
     if arguments.child is not None:
-        for one in measure(Bench(arguments, arguments.root), arguments.child):
+        for one in measure(Bench(arguments, arguments.root), arguments.codecs, arguments.child):
             print(json.dumps(one), flush=True)
             print(one, file=sys.stderr)
         return
@@ -267,7 +274,7 @@ def main() -> None:
         results = measure_all(arguments, arguments.root or Path(root))
     console.print(table_of(results))
     if not arguments.no_write:
-        conditions = {"job": arguments.job.name, "steps": arguments.steps}
+        conditions = {"job": arguments.job.name, "steps": arguments.steps, "set": arguments.set}
         console.print(f"written to {record.write('codec_training', on, conditions, results)}")
 
 

@@ -11,8 +11,9 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,9 +33,10 @@ from raykd.data.pack import PackedRow
 from raykd.data.rows import RowWriter
 from raykd.losses.heldout import HeldoutSums
 from raykd.models.load import ModelSource
-from raykd.pipeline import cluster, distill
-from raykd.pipeline.run_dir import claim
+from raykd.pipeline import cluster
+from raykd.pipeline.run_dir import RunDirectory, claim
 from raykd.pipeline.stages import Models
+from raykd.pipeline.story import Story
 from raykd.pipeline.teacher import Parts, start_teacher
 from raykd.soft_targets.codec import target_schema
 from raykd.soft_targets.spec import CodecSpec
@@ -171,7 +173,7 @@ def job_of(storage_path: Path, name: str, **sections: Any) -> Job:
             "cpus_per_worker": 0.25,
         },
         "train": {"global_batch": 2, "micro_batch": 2},
-        "soft_targets": {"values": "fp32"},
+        "soft_targets": {"values": "fp32", "store_mode": "off"},
     }
     for section, fields in sections.items():
         tree[section] = {**tree.get(section, {}), **fields}
@@ -199,8 +201,17 @@ class Course:
     """[n, 2]: when each request began and ended at its replica, Unix seconds, by their ends."""
 
 
-def train_asleep(job: Job, teacher: Sleep, student: Sleep) -> Course:
-    """Run a job's training stage with stand-ins on the connected cluster."""
+def train_asleep(
+    job: Job, teacher: Sleep, student: Sleep, during: Callable[[RunDirectory], None] | None = None
+) -> Course:
+    """Run a job's training stage with stand-ins on the connected cluster.
+
+    Args:
+        job: The job.
+        teacher: How long a request takes.
+        student: How long a step takes.
+        during: Called in a thread of its own when the training begins.
+    """
     run = claim(job, resume=False)
     steps = job.train.max_steps
     assert steps is not None
@@ -218,6 +229,7 @@ def train_asleep(job: Job, teacher: Sleep, student: Sleep) -> Course:
         teacher_vocab_size=VOCAB_SIZE,
         teacher_hidden_size=1,
         teacher_identity="sleeping",
+        tokenizer_identity="sleeping",
         student_vocab_size=VOCAB_SIZE,
         pad_id=0,
     )
@@ -225,7 +237,9 @@ def train_asleep(job: Job, teacher: Sleep, student: Sleep) -> Course:
     service = start_teacher(job, models, parts)
     try:
         service.wait(job, models)
-        distill._train(job, run, models, source, {}, service, progress, parts)
+        if during is not None:
+            threading.Thread(target=during, args=(run,), daemon=True).start()
+        Story(job, run, models, source, progress, parts, []).train(service, {})
     finally:
         service.stop()
         progress.close()

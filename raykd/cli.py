@@ -87,7 +87,7 @@ def run(
         from raykd.telemetry.progress import Progress
 
         console = _console()
-        replicas = job.teacher.replicas if job.needs_teacher_for_training else 0
+        replicas = job.teacher.max_replicas if job.needs_teacher_for_training else 0
         with (
             cluster.connect(address),
             Progress(console, job.name, replicas=replicas) as progress,

@@ -114,6 +114,21 @@ class Job(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _kept_targets_are_known(self) -> Self:
+        targets = self.soft_targets
+        if targets.codec == "auto" and targets.store_mode == "only":
+            raise ValueError(
+                "soft_targets.codec: auto asks the teacher, and `store_mode: only` never starts "
+                "one; name the codec that is kept"
+            )
+        if targets.store_mode == "fill" and not self.needs_teacher_for_training:
+            raise ValueError(
+                "soft_targets.store_mode: fill has nothing to ask for with `loss.alpha: 1`; "
+                "remove it"
+            )
+        return self
+
     @property
     def needs_teacher_for_training(self) -> bool:
         """False for plain fine-tuning on the text (`loss.alpha: 1`)."""

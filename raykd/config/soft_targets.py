@@ -11,6 +11,8 @@ from raykd.config.section import Section
 
 CodecName = Literal["top_k", "sampled", "hidden", "full", "auto"]
 
+StoreMode = Literal["use", "fill", "only", "off"]
+
 OWNERS: Final = {
     "top_k": ("top_k",),
     "values": ("top_k", "full"),
@@ -72,6 +74,19 @@ class SoftTargetsConfig(Section):
         "bf16", description="`hidden`: width of a component; `int8` has a scale for each token."
     )
 
+    store: str | None = Field(
+        None,
+        description="Where soft targets are kept, for all runs and students that share it: a "
+        "directory that every node sees, or a URI of object storage (`s3://`, `gs://`). Default: "
+        "`.soft_targets` in `storage_path`.",
+    )
+    store_mode: StoreMode = Field(
+        "use",
+        description="`use`: rows that are kept there are read, all others are asked for and kept; "
+        "where all are there, no teacher starts. `fill`: ask for all rows first, then let the "
+        "teacher go and train. `only`: never start a teacher. `off`: keep nothing.",
+    )
+
     @property
     def width(self) -> str:
         """Width of a log probability, the codec's default filled in."""
@@ -91,6 +106,8 @@ class SoftTargetsConfig(Section):
             raise ValueError(
                 f"values: `full` keeps {' or '.join(WIDTHS_OF_FULL)}; found {self.values}"
             )
+        if self.store is not None and self.store_mode == "off":
+            raise ValueError("store: with `store_mode: off` it would change nothing: remove it")
         if not all(math.isfinite(t) and t > 0 for t in self.temperatures):
             raise ValueError(f"temperatures must all be above 0; found {self.temperatures}")
         return self

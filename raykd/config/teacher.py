@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raykd.config.model import Device, Dtype, ModelConfig
+from raykd.config.section import Section
+
+
+class ReplicaRange(Section):
+    """An elastic teacher: as many replicas as the students' demand keeps busy."""
+
+    min: int = Field(1, ge=0, description="Fewest; 0 frees everything while nobody asks.")
+    max: int = Field(ge=1, description="Most; a full window of requests brings them all up.")
+    upscale_delay_s: float = Field(
+        10.0, ge=0, description="How long demand must last before replicas are added."
+    )
+    downscale_delay_s: float = Field(
+        120.0, ge=0, description="How long demand must be lower before replicas are taken away."
+    )
+
+    @model_validator(mode="after")
+    def _min_is_not_above_max(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) exceeds max ({self.max})")
+        return self
 
 
 class TeacherConfig(ModelConfig):
@@ -19,7 +39,11 @@ class TeacherConfig(ModelConfig):
     )
     dtype: Dtype = Field("bf16", description="Weights and activations.")
     tensor_parallel: int = Field(1, ge=1, description="Shards of one replica, one actor each.")
-    replicas: int = Field(1, ge=1, description="Copies of the teacher; each has all its shards.")
+    replicas: int | ReplicaRange = Field(
+        1,
+        description="Copies of the teacher; each has all its shards. A number of at least 1 stays "
+        "as it is, `{min: 1, max: 4}` follows the students' demand.",
+    )
     cpus_per_shard: float = Field(1.0, gt=0, description="CPUs that a shard reserves.")
     threads_per_shard: int | None = Field(
         None,
@@ -38,14 +62,65 @@ class TeacherConfig(ModelConfig):
         default_factory=dict, description="Node labels that every shard's node must carry."
     )
     start_timeout_s: float = Field(
-        900.0, gt=0, description="Longest wait for all replicas to be ready."
+        900.0,
+        gt=0,
+        description="Longest wait for the first replicas to be ready; later, the longest that a "
+        "request waits while no replica runs.",
     )
-    request_timeout_s: float = Field(300.0, gt=0, description="Longest one request may take.")
+    request_timeout_s: float = Field(
+        300.0,
+        gt=0,
+        description="Longest that a replica may work on one request; waiting for its turn does "
+        "not count.",
+    )
     max_retries: int = Field(
-        5, ge=0, description="Times a failed request goes to a replica again before the run stops."
+        5,
+        ge=0,
+        description="Times a request that was lost with its replica goes to another. What the "
+        "engine itself refuses is tried once more only.",
     )
+
+    @field_validator("replicas", mode="before")
+    @classmethod
+    def _number_or_range(cls, value: Any) -> Any:
+        """One complaint, where a union would make one for each of its types."""
+        if isinstance(value, dict):
+            try:
+                return ReplicaRange.model_validate(value)
+            except ValidationError as error:
+                raise ValueError("; ".join(map(_told, error.errors()))) from None
+        if isinstance(value, ReplicaRange) or (type(value) is int and value >= 1):
+            return value
+        raise ValueError("a whole number of at least 1, or a range such as {min: 1, max: 4}")
+
+    @property
+    def min_replicas(self) -> int:
+        """Fewest replicas while the run lasts."""
+        return self.replicas.min if isinstance(self.replicas, ReplicaRange) else self.replicas
+
+    @property
+    def max_replicas(self) -> int:
+        """Most replicas while the run lasts."""
+        return self.replicas.max if isinstance(self.replicas, ReplicaRange) else self.replicas
+
+    @property
+    def first_replicas(self) -> int:
+        """Replicas that the run begins with, and needs room for."""
+        return max(1, self.min_replicas)
+
+    @property
+    def elastic(self) -> ReplicaRange | None:
+        """The range that demand moves in; None where their number is fixed."""
+        fixed = self.min_replicas == self.max_replicas
+        return None if fixed or isinstance(self.replicas, int) else self.replicas
 
     @property
     def threads(self) -> int:
         """torch threads of a CPU shard."""
         return self.threads_per_shard or math.ceil(self.cpus_per_shard)
+
+
+def _told(error: Any) -> str:
+    """One complaint about a range, with its key before it."""
+    message = error["msg"].removeprefix("Value error, ")
+    return ": ".join([*map(str, error["loc"]), message[0].lower() + message[1:]])

@@ -55,10 +55,15 @@ class StreamConfig(Section):
     requests_in_flight: int | None = Field(
         None,
         ge=1,
-        description="Requests to the teacher at once; default: two for each replica and two more.",
+        description="Requests to the teacher at once; default: two for each replica there may be, "
+        "and two more.",
     )
     object_store_bytes: int | None = Field(
-        None, ge=1, description="Most bytes of rows on their way; default: Ray Data's own share."
+        None,
+        ge=1,
+        description="Most bytes of rows on their way; the teacher waits when they are reached. "
+        "Default: a quarter of the object store of the node that has the smallest, or room for a "
+        "few blocks where that is more.",
     )
     num_loaders: int = Field(1, ge=1, description="Actors that read rows and call the teacher.")
     cpus_per_loader: float = Field(0.25, gt=0, description="CPUs that each of them reserves.")

@@ -59,6 +59,13 @@ def fingerprint_of(facts: dict[str, Any], tokenizer: PreTrainedTokenizerBase) ->
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256, in hexadecimal, of what decides a text's token ids."""
+    return hashlib.sha256(
+        json.dumps(_tokenizer_facts(tokenizer), sort_keys=True).encode()
+    ).hexdigest()
+
+
 def _tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:

@@ -7,7 +7,7 @@ layout decides which rank sees which row.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray.data
 import ray.train
 from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions, ExecutionResources
@@ -26,10 +27,12 @@ from raykd.config.reservations import READ_CPUS
 from raykd.config.train import StreamConfig
 from raykd.data.layout import BlockLayout
 from raykd.data.order import RowOrder
+from raykd.data.pace import Pace
 from raykd.data.prepare import PreparedRows, open_rows
 
 Score = Callable[[pa.Table], Awaitable[pa.Table]]
-"""Rows of `schema.ORDERED` to their soft targets and `teacher_s`, row for row."""
+"""Rows of `schema.ORDERED` to their soft targets and `teacher_s`, row for row. Where it has a
+`flush`, that is called after each of the last blocks."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class StreamSource:
     """None streams rows without soft targets."""
     targets: pa.Schema
     """Columns of the soft targets."""
+    last_blocks: int = 0
+    """How many of the last blocks end with a flush."""
 
 
 class BlockLoader:
@@ -55,15 +60,34 @@ class BlockLoader:
     async def __call__(self, blocks: pa.Table) -> pa.Table:
         """One descriptor (`id`) to that block's rows."""
         (block,) = blocks.column("id").to_pylist()
-        rows = await asyncio.to_thread(self._read, block)
+        layout = self._source.layout
         if self._source.score is None:
-            return rows
+            return await asyncio.to_thread(self._read, layout.places(block))
+        rows = await asyncio.to_thread(self._read, layout.whole_places(block))
         targets = await self._source.score(rows)
-        return join(rows, targets, self._source.targets)
+        if block >= layout.num_blocks - self._source.last_blocks:
+            await asyncio.to_thread(_flush, self._source.score)
+        done_before = rows.num_rows - len(layout.places(block))
+        return join(rows, targets, self._source.targets).slice(done_before)
 
-    def _read(self, block: int) -> pa.Table:
-        places = self._source.layout.places(block)
+    def _read(self, places: np.ndarray[Any, Any]) -> pa.Table:
         return ordered_rows(self._rows, self._source.order, places)
+
+
+def _flush(score: Score) -> None:
+    # Ray ends a loader without a word; what it holds back would be lost.
+    flush = getattr(score, "flush", None)
+    if flush is not None:
+        flush()
+
+
+class BlockScorer(BlockLoader):
+    """The same for their scores' sake: rows are scored, and only their number goes on."""
+
+    async def __call__(self, blocks: pa.Table) -> pa.Table:
+        """One descriptor (`id`) to the number of rows scored (`rows`)."""
+        scored = await super().__call__(blocks)
+        return pa.table({"rows": pa.array([scored.num_rows], pa.int64())})
 
 
 def ordered_rows(rows: PreparedRows, order: RowOrder, places: np.ndarray[Any, Any]) -> pa.Table:
@@ -139,18 +163,44 @@ class OrderedStream:
     def __call__(self) -> ray.data.Dataset:
         """A lazy dataset of the blocks that are left, in order."""
         layout = self.layout_from(self.first_step())
-        source = StreamSource(self.rows_directory, self.order, layout, self.score, self.targets)
-        return _dataset(source, self.config, self.requests_in_flight)
+        return _dataset(self._source(layout), BlockLoader, self.config, self.requests_in_flight)
+
+    def score_only(self) -> Iterator[int]:
+        """Score all rows that are left, on the loaders alone.
+
+        Returns:
+            The rows of each block, as blocks are done.
+        """
+        source = self._source(self.layout_from(self.first_step()))
+        dataset = _dataset(source, BlockScorer, self.config, self.requests_in_flight)
+        dataset.context.execution_options = ExecutionOptions(preserve_order=False)
+        batches: Iterator[Any] = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
+        for batch in batches:
+            yield int(pc.sum(batch.column("rows")).as_py())
+
+    def _source(self, layout: BlockLayout) -> StreamSource:
+        return StreamSource(
+            self.rows_directory,
+            self.order,
+            layout,
+            self.score,
+            self.targets,
+            last_blocks=2 * self.requests_in_flight,
+        )
 
 
 def _dataset(
-    source: StreamSource, config: StreamConfig, requests_in_flight: int
+    source: StreamSource,
+    loader: type[BlockLoader],
+    config: StreamConfig,
+    requests_in_flight: int,
 ) -> ray.data.Dataset:
     blocks = source.layout.num_blocks
     context = DataContext.get_current()
     # A block is a promise about ranks and steps: it is never split or merged by size.
     context.target_max_block_size = None
     context.enable_progress_bars = False
+    context.custom_execution_callback_classes = [Pace]
     loaders = min(config.num_loaders, requests_in_flight)
     each = -(-requests_in_flight // loaders)
     ids: Any = ray.data.read_datasource(
@@ -162,7 +212,7 @@ def _dataset(
         concurrency=max(4, requests_in_flight // 2),
     )
     dataset: ray.data.Dataset = ids.map_batches(
-        BlockLoader,
+        loader,
         fn_constructor_args=(source,),
         batch_size=None,
         batch_format="pyarrow",

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 from raykd.config.section import Section
 from raykd.telemetry.metrics import StepMetrics
 from raykd.telemetry.progress import StageTime
+from raykd.telemetry.replicas import ReplicaSample
 from raykd.telemetry.summary import SeriesPoint, summarize, time_series
 
 TEACHER, UNTRAINED, STUDENT = "teacher", "untrained", "student"
@@ -68,7 +69,7 @@ class TrainingTotals(ReportPart):
     teacher_busy_share: float | None
     teacher_held_back_share: float | None
     teacher_tokens_per_s: float | None
-    replicas: int
+    replicas: float
     final_loss: float | None
 
 
@@ -103,16 +104,18 @@ class Report(ReportPart):
     curve: list[SeriesPoint] = Field(default_factory=list)
     """The training over time, in few points."""
     heldout_curve: list[HeldoutPoint] = Field(default_factory=list)
+    teacher: list[ReplicaSample] = Field(default_factory=list)
+    """Replicas and queue over the time that it was watched, in few samples."""
     stages: list[StageTime] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
 
 
-def training_totals(metrics: Sequence[StepMetrics], replicas: int) -> TrainingTotals:
+def training_totals(metrics: Sequence[StepMetrics], replicas: float) -> TrainingTotals:
     """Sum up a whole training.
 
     Args:
         metrics: All its steps.
-        replicas: Teacher replicas; 0 where no teacher ran.
+        replicas: Teacher replicas, on average; 0 where no teacher ran.
     """
     total = summarize(metrics, replicas)
     return TrainingTotals(
@@ -131,7 +134,7 @@ def training_totals(metrics: Sequence[StepMetrics], replicas: int) -> TrainingTo
     )
 
 
-def training_curve(metrics: Sequence[StepMetrics], replicas: int) -> list[SeriesPoint]:
+def training_curve(metrics: Sequence[StepMetrics], replicas: float) -> list[SeriesPoint]:
     """The training as at most 60 points."""
     return time_series(metrics, replicas)
 

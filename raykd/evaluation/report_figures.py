@@ -9,11 +9,13 @@ from markupsafe import Markup
 
 from raykd.evaluation.plots import Line, line_plot
 from raykd.evaluation.report_data import Report
+from raykd.telemetry.replicas import ReplicaSample
 from raykd.telemetry.summary import SeriesPoint
 from raykd.telemetry.units import count, number, share
 
 _LOG_ABOVE_RATIO = 20.0
 _NO_STEPS = "No step was trained."
+_NO_SAMPLES = "No teacher was watched."
 _NO_MEASUREMENTS = "Not measured while training; evaluation.every_steps in the job turns it on."
 _TIME_UNITS = ((5400.0, 3600.0, "hours"), (150.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 
@@ -31,9 +33,10 @@ class Figure:
 
 
 def figures(report: Report) -> list[Figure]:
-    """Loss, held-out divergence, throughput and waiting, each over the training."""
+    """Loss, held-out divergence, throughput, waiting and, where watched, the teacher's replicas."""
     curve = report.curve
-    return [_loss(curve), _heldout(report), _throughput(curve), _waiting(curve)]
+    shown = [_loss(curve), _heldout(report), _throughput(curve), _waiting(curve)]
+    return [*shown, replicas_figure(report.teacher)] if report.teacher else shown
 
 
 def _loss(curve: Sequence[SeriesPoint]) -> Figure:
@@ -110,6 +113,28 @@ def _waiting(curve: Sequence[SeriesPoint]) -> Figure:
     return _figure("Who waited for whom", lines, plot, _NO_STEPS)
 
 
+def replicas_figure(samples: Sequence[ReplicaSample]) -> Figure:
+    """Replicas and queue over the time that the teacher was watched."""
+    seconds = [sample.time - samples[0].time for sample in samples]
+    scale, unit = _unit(seconds[-1] if seconds else 0.0)
+    times = [one / scale for one in seconds]
+    measures = (
+        ("replicas running", "teacher", [float(s.running) for s in samples]),
+        ("replicas wanted", "divergence", [float(s.wanted) for s in samples]),
+        ("requests queued", "student", [float(s.queued) for s in samples]),
+    )
+    lines = [Line(label, css, list(zip(times, ys, strict=True))) for label, css, ys in measures]
+    plot = line_plot(
+        lines,
+        title="Replicas and queue over time",
+        x_label=f"time, {unit}",
+        y_label="count",
+        format_x=number,
+        format_y=count,
+    )
+    return _figure("The teacher's replicas", lines, plot, _NO_SAMPLES)
+
+
 def _line(
     label: str, css: str, xs: Sequence[float], curve: Sequence[SeriesPoint], measure: Measure
 ) -> Line:
@@ -123,9 +148,13 @@ def _figure(title: str, lines: list[Line], plot: Markup, missing: str) -> Figure
 
 def _times(curve: Sequence[SeriesPoint]) -> tuple[list[float], str]:
     """Training time at each point, in the unit that suits the longest."""
-    longest = curve[-1].elapsed_s if curve else 0.0
-    scale, unit = next((scale, unit) for above, scale, unit in _TIME_UNITS if longest >= above)
+    scale, unit = _unit(curve[-1].elapsed_s if curve else 0.0)
     return [point.elapsed_s / scale for point in curve], unit
+
+
+def _unit(longest_s: float) -> tuple[float, str]:
+    """Seconds of the unit that suits a length of time, and its name."""
+    return next((scale, unit) for above, scale, unit in _TIME_UNITS if longest_s >= above)
 
 
 def _step(value: float) -> str:

@@ -19,17 +19,27 @@ def anchored(job: Job, in_copy: bool) -> Job:
             node has one at another place, so paths into it stay relative.
 
     Raises:
-        StorageError: `storage_path` would lie in that copy, which Ray removes.
+        StorageError: `storage_path` or the store would lie in that copy, which Ray removes.
     """
-    storage = Path(job.storage_path).expanduser()
-    if in_copy and not storage.is_absolute():
-        raise StorageError(
-            f"storage_path: {job.storage_path!r} is relative, and this job works in a copy of the "
-            "working directory that Ray removes when it ends; give a directory that every node "
-            "sees: --set storage_path=/shared/runs"
-        )
-    job = job.model_copy(update={"storage_path": str(storage.absolute())})
+    job = job.model_copy(update={"storage_path": _kept(job.storage_path, "storage_path", in_copy)})
+    store = job.soft_targets.store
+    if store is not None and "://" not in store:
+        place = _kept(store, "soft_targets.store", in_copy)
+        targets = job.soft_targets.model_copy(update={"store": place})
+        job = job.model_copy(update={"soft_targets": targets})
     return job if in_copy else _anchor_inputs(job)
+
+
+def _kept(directory: str, field: str, in_copy: bool) -> str:
+    """Where something is to stay; absolute."""
+    path = Path(directory).expanduser()
+    if in_copy and not path.is_absolute():
+        raise StorageError(
+            f"{field}: {directory!r} is relative, and this job works in a copy of the working "
+            "directory that Ray removes when it ends; give a directory that every node sees: "
+            f"--set {field}=/shared/{path.name}"
+        )
+    return str(path.absolute())
 
 
 def _anchor_inputs(job: Job) -> Job:

@@ -21,6 +21,14 @@ QUIET = {
     # raykd's loaders and replicas reserve little and are few; the warning says otherwise.
     "RAY_worker_maximum_startup_concurrency": "8",
 }
+LOCAL = {
+    # A Ray of one's own shares its few cores with teacher and student. These loops wake ten times
+    # a second by default; together they cost a tenth of a core (benchmarks/overhead.py).
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "5000",
+    "RAY_metrics_report_interval_ms": "30000",
+    "RAY_task_events_report_interval_ms": "5000",
+}
 NODE_ANSWER_S = 180
 """A node that has just come up, or is busy, starts its first process in a minute or more."""
 WORKER_ENVIRONMENT = {
@@ -39,9 +47,9 @@ def connect(address: str | None) -> Iterator[None]:
     Raises:
         ResourceError: No cluster answers there.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
     target = address or os.environ.get("RAY_ADDRESS") or "local"
+    for name, value in (QUIET | (LOCAL if target == "local" else {})).items():
+        os.environ.setdefault(name, value)
     if target.startswith("ray://"):
         raise ResourceError(
             f"{target}: Ray Client is too slow for this; submit the job to the cluster instead: "
@@ -88,6 +96,12 @@ def works_in_copy() -> bool:
 def nodes() -> list[dict[str, Any]]:
     """The nodes that are up."""
     return [node for node in ray.nodes() if node["Alive"]]
+
+
+def object_stores() -> list[float]:
+    """Bytes of each node's object store."""
+    found = [node["Resources"].get("object_store_memory") for node in nodes()]
+    return [float(size) for size in found if size]
 
 
 def run_remote(

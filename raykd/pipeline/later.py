@@ -21,6 +21,7 @@ from raykd.pipeline.probe import decided
 from raykd.pipeline.run_dir import RunDirectory, load_run_job
 from raykd.pipeline.targets import heldout_spec
 from raykd.pipeline.teacher import Parts, start_teacher
+from raykd.teacher.service import Scorer
 from raykd.telemetry.progress import Progress
 
 
@@ -97,9 +98,8 @@ def evaluate_run(
             spec = heldout_spec(job, models)
             target = directory / "scored.arrow"
             target.unlink(missing_ok=True)
-            cluster.run_remote(
-                stages.score_set, teacher.client, directory / "rows", spec, target, cpus=0
-            )
+            ask = Scorer(teacher.client, spec)
+            cluster.run_remote(stages.score_set, ask, directory / "rows", target, cpus=0)
     finally:
         teacher.stop()
     with progress.stage("evaluate"):

@@ -27,6 +27,7 @@ from raykd.pipeline.stages import Measured
 from raykd.student.export import MEASURED
 from raykd.telemetry.metrics import read_metrics
 from raykd.telemetry.progress import StageTime
+from raykd.telemetry.replicas import fewer, mean_running, read_samples
 
 
 def run_report(
@@ -41,12 +42,14 @@ def run_report(
 ) -> Report:
     """Put together everything that a run leaves."""
     metrics = read_metrics(run.metrics)
-    replicas = job.teacher.replicas if job.needs_teacher_for_training else 0
+    samples = read_samples(run.teacher_log)
+    replicas = mean_running(samples) or 0.0
     told = evaluation_report(job, teacher, data, measured, stages, started, finished)
     return told.model_copy(
         update={
             "training": training_totals(metrics, replicas),
             "curve": training_curve(metrics, replicas),
+            "teacher": fewer(samples),
             "heldout_curve": [*_before_training(measured), *heldout_curve(metrics)],
             "notes": _notes(run),
         }
@@ -99,9 +102,14 @@ def _hardware(job: Job) -> dict[str, Any]:
         "nodes": len(cluster.nodes()),
         "cpus": have.get("CPU", 0),
         "gpus": have.get("GPU", 0),
-        "teacher": f"{job.teacher.replicas} x {job.teacher.tensor_parallel} {job.teacher.device}",
+        "teacher": f"{_replicas(job)} x {job.teacher.tensor_parallel} {job.teacher.device}",
         "student": f"{student.num_workers} x {student.device}, ZeRO {student.zero_stage}",
     }
+
+
+def _replicas(job: Job) -> str:
+    fewest, most = job.teacher.min_replicas, job.teacher.max_replicas
+    return f"{most}" if fewest == most else f"{fewest} to {most}"
 
 
 def _notes(run: RunDirectory) -> list[str]:

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raykd.config.job import Job
 from raykd.config.reservations import READ_CPUS, REPLICA_CPUS
+from raykd.soft_targets.spec import CodecSpec
+
+TEACHER_REPLICAS = "teacher replicas"
+"""The part of a demand that is the teacher's."""
+ONGOING_TARGET = 1.25
+"""Requests that Serve's autoscaler wants for each replica. A replica works on one at a time: where
+the student holds the teacher back, requests in flight are about the replicas that are busy, and a
+quarter is what travels and jitters."""
+FULL_WINDOW = 0.9
+"""Share of the requests in flight that counts as all of them: one is on its way at most times."""
 
 
 @dataclass(frozen=True)
@@ -37,36 +48,97 @@ def num_steps(job: Job, num_rows: int) -> int:
 
 def requests_in_flight(job: Job) -> int:
     """Requests to the teacher at once: each replica has one at work and one waiting."""
-    return job.stream.requests_in_flight or 2 * job.teacher.replicas + 2
+    return job.stream.requests_in_flight or 2 * job.teacher.max_replicas + 2
 
 
-def phases(job: Job) -> dict[str, list[Demand]]:
+def ongoing_target(job: Job) -> float:
+    """Requests a replica that Serve aims at; a full window asks for all replicas there may be."""
+    return min(ONGOING_TARGET, FULL_WINDOW * requests_in_flight(job) / job.teacher.max_replicas)
+
+
+def token_bytes(spec: CodecSpec) -> int:
+    """Most bytes that one token has on its way: its id, position and mask, and its soft targets."""
+    values = {
+        "top_k": 8 * spec.top_k + 4 * len(spec.temperatures),
+        "sampled": 5 * spec.draws + 4,
+        "hidden": 4 * spec.hidden_size + 4,
+        "full": 4 * spec.vocab_size,
+    }
+    return 4 + 4 + 1 + 4 + values[spec.codec]
+
+
+def block_bytes(job: Job, spec: CodecSpec) -> int:
+    """Most bytes of a block: one rank's rows of `stream.steps_per_block` steps."""
+    rows = job.train.global_batch // job.student.num_workers * job.stream.steps_per_block
+    return rows * job.data.sequence_length_tokens * token_bytes(spec)
+
+
+def object_store_bytes(job: Job, spec: CodecSpec, stores: Sequence[float]) -> int:
+    """Most bytes of rows on their way.
+
+    Args:
+        job: The job; what it says itself is taken as it is.
+        spec: What travels with the rows.
+        stores: Bytes of each node's object store.
+
+    Returns:
+        A quarter of the smallest store. Where a block for each request in flight and two for each
+        rank need more, that, but at most half of the smallest store.
+    """
+    if job.stream.object_store_bytes is not None:
+        return job.stream.object_store_bytes
+    smallest = min(stores)
+    blocks = requests_in_flight(job) + 2 * job.student.num_workers
+    few = blocks * block_bytes(job, spec)
+    return int(min(max(smallest / 4, few), smallest / 2))
+
+
+def phases(job: Job, *, with_teacher: bool = True) -> dict[str, list[Demand]]:
     """What the job holds at the same time, phase by phase.
 
-    The teacher scores the held-out rows before any rank starts; it stays while it is learned from.
+    The teacher scores the held-out rows before any rank starts; it stays while it is learned from,
+    unless all its soft targets are kept first.
+
+    Args:
+        job: The job.
+        with_teacher: False where all its soft targets are kept already.
     """
+    if not with_teacher or job.soft_targets.store_mode == "only":
+        return {"training": _training(job)}
+    if job.soft_targets.store_mode == "fill":
+        return {"filling": [replicas(job), *_loading(job)], "training": _training(job)}
     if job.needs_teacher_for_training:
         return {"training": [replicas(job), *_training(job)]}
     return {"scoring": [replicas(job)], "training": _training(job)}
 
 
-def replicas(job: Job) -> Demand:
-    """What the teacher holds."""
+def replicas(job: Job, count: int | None = None) -> Demand:
+    """What the teacher holds.
+
+    Args:
+        job: The job.
+        count: Replicas; None is those that the run begins with, and cannot do without.
+    """
     teacher = job.teacher
     shards = teacher.tensor_parallel
     return Demand(
-        "teacher replicas",
-        teacher.replicas,
+        TEACHER_REPLICAS,
+        teacher.first_replicas if count is None else count,
         shards * teacher.cpus_per_shard + REPLICA_CPUS,
         float(shards) if teacher.device == "gpu" else 0.0,
     )
 
 
 def _training(job: Job) -> list[Demand]:
-    student, stream = job.student, job.stream
-    on_gpu = student.device == "gpu"
+    student = job.student
+    on_gpu = float(student.device == "gpu")
+    ranks = Demand("student ranks", student.num_workers, student.cpus_per_worker, on_gpu)
+    return [ranks, *_loading(job)]
+
+
+def _loading(job: Job) -> list[Demand]:
+    stream = job.stream
     return [
-        Demand("student ranks", student.num_workers, student.cpus_per_worker, float(on_gpu)),
         Demand("loaders", stream.num_loaders, stream.cpus_per_loader, 0.0),
         Demand("reader", 1, READ_CPUS, 0.0),
     ]

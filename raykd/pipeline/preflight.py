@@ -94,15 +94,19 @@ def _remove(probe: Path) -> None:
     shutil.rmtree(probe, ignore_errors=True)
 
 
-def require(job: Job) -> None:
+def require(job: Job, *, with_teacher: bool = True) -> None:
     """What a run looks at before anything of it runs.
+
+    Args:
+        job: The job.
+        with_teacher: False leaves the teacher out of the sum, where soft targets may all be kept.
 
     Raises:
         ResourceError: The cluster has too little; shows the sum.
         StorageError: Says where the storage is not shared.
         JobError: A tracker is not installed.
     """
-    resources.require(job, phases(job))
+    resources.require(job, phases(job, with_teacher=with_teacher))
     if not (finding := check_storage(job)).ok:
         raise StorageError(finding.text)
     if not (finding := check_trackers(job)).ok:
@@ -140,7 +144,7 @@ def check_memory(job: Job) -> Finding:
     student_bytes = sizes["student"] * (16 if job.student.lora is None else frozen_bytes)
     teacher_bytes = sizes["teacher"] * (2 if job.teacher.dtype == "bf16" else 4)
     copies = job.student.num_workers if job.student.zero_stage == 0 else 1
-    total = teacher_bytes * job.teacher.replicas + student_bytes * copies
+    total = teacher_bytes * job.teacher.first_replicas + student_bytes * copies
     have = cluster.totals().get("memory", math.inf)
     text = (
         f"teacher {sizes['teacher'] / 1e6:,.1f}M parameters, {teacher_bytes / 2**30:.2f} GiB a "

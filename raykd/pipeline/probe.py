@@ -23,7 +23,7 @@ from raykd.pipeline.plan import Demand, replicas
 from raykd.pipeline.run_dir import RunDirectory, forget
 from raykd.pipeline.targets import heldout_spec, hidden_spec
 from raykd.pipeline.teacher import Parts, start_teacher
-from raykd.teacher.service import TeacherClient
+from raykd.teacher.service import Scorer, TeacherClient
 from raykd.telemetry.progress import Progress
 
 PROBES = ".probes"
@@ -132,7 +132,7 @@ def measure(
         run.teacher_head.unlink(missing_ok=True)
         client.write_head(run.teacher_head)
         spec = hidden_spec(job, models)
-        cluster.run_remote(stages.score_set, client, rows, spec, scored, size.rows, cpus=0)
+        cluster.run_remote(stages.score_set, Scorer(client, spec), rows, scored, size.rows, cpus=0)
         rate = cluster.run_remote(teacher_rate, job, models, client, rows, cpus=0)
     with progress.stage("probe: compare"):
         probe: Probe = cluster.run_remote(
@@ -242,5 +242,6 @@ def _learned(rows: pa.Table) -> int:
 def decided(job: Job, run: RunDirectory) -> Job:
     """The job with the codec that this run's probe recommended in the place of `auto`."""
     tree = job.model_dump(mode="json")
-    tree["soft_targets"] = read_probe(run.probe).recommended.settings
+    kept = {key: tree["soft_targets"][key] for key in ("store", "store_mode")}
+    tree["soft_targets"] = {**kept, **read_probe(run.probe).recommended.settings}
     return Job.model_validate(tree)

@@ -7,7 +7,7 @@ import time
 from raykd.config.job import Job
 from raykd.errors import ResourceError
 from raykd.pipeline import cluster
-from raykd.pipeline.plan import Demand
+from raykd.pipeline.plan import Demand, replicas
 
 Phases = dict[str, list[Demand]]
 
@@ -22,7 +22,8 @@ FIX = (
 def shortage(job: Job, phases: Phases) -> tuple[bool, str]:
     """Compare what is held at the same time with all that the cluster has, in use or not.
 
-    An autoscaling cluster counts with the nodes it has now.
+    An autoscaling cluster counts with the nodes it has now. Of an elastic teacher the replicas that
+    the run begins with must fit; the sum says how far it can grow.
 
     Args:
         job: The job.
@@ -39,9 +40,25 @@ def shortage(job: Job, phases: Phases) -> tuple[bool, str]:
         missing = _missing(wanted, have)
         if missing:
             return True, f"{text}: {' and '.join(missing)}; {FIX}"
-        told.append(text)
+        told.append(text + _growth(job, wanted, have))
     unplaced = _unplaced(job)
     return bool(unplaced), unplaced or "; ".join(told)
+
+
+def _growth(job: Job, wanted: list[Demand], have: dict[str, float]) -> str:
+    """How many of an elastic teacher's replicas fit beside what is held with them."""
+    most, least = job.teacher.max_replicas, job.teacher.first_replicas
+    if most == least or replicas(job) not in wanted:
+        return ""
+    others = [demand for demand in wanted if demand != replicas(job)]
+    fitting = least
+    while fitting < most and not _missing([*others, replicas(job, fitting + 1)], have):
+        fitting += 1
+    full = replicas(job, most)
+    text = f"; all {most} teacher replicas hold {full.cpus:g} CPUs and {full.gpus:g} GPUs"
+    if fitting == most:
+        return f"{text}, which fit"
+    return f"{text}: {fitting} fit now, others would wait for more nodes"
 
 
 def require(job: Job, phases: Phases) -> None:

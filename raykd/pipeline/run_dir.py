@@ -13,10 +13,15 @@ import yaml
 from raykd.config.job import Job
 from raykd.config.load import dump_job, parse_job
 from raykd.errors import StorageError
+from raykd.pipeline import lease
 
+ASIDE = ".aside"
+PROBE = ".probe-"
 MAY_CHANGE = (
     "storage_path",
     "checkpoint",
+    "soft_targets.store",
+    "soft_targets.store_mode",
     "stream",
     "tracking",
     "teacher.device",
@@ -30,6 +35,7 @@ MAY_CHANGE = (
     "teacher.start_timeout_s",
     "teacher.request_timeout_s",
     "teacher.max_retries",
+    "student.num_workers",
     "student.cpus_per_worker",
     "student.threads_per_worker",
     "student.labels",
@@ -99,6 +105,11 @@ class RunDirectory:
         return self.root / "logs"
 
     @property
+    def teacher_log(self) -> Path:
+        """Replicas and queue over time."""
+        return self.logs / "teacher.jsonl"
+
+    @property
     def stop_file(self) -> Path:
         """Its existence asks the ranks to save and end."""
         return self.logs / "stop"
@@ -117,10 +128,11 @@ def claim(job: Job, resume: bool) -> RunDirectory:
     """Make the run directory, or check that the one that is there may go on.
 
     A directory in which nothing was learned yet is nobody's: its job may be corrected and begun
-    again.
+    again. `resume` goes on with the run that is there and begins where there is none, so that a job
+    system can give the same command again and again.
 
     Raises:
-        StorageError: It cannot be written, or holds another run, or `resume` finds none.
+        StorageError: It cannot be written, or holds another run.
     """
     run = RunDirectory.of(job)
     begun = run.metrics.is_file() or run.checkpoints.is_dir() or run.student.is_dir()
@@ -131,23 +143,31 @@ def claim(job: Job, resume: bool) -> RunDirectory:
             f"{run.root} holds a run already: --resume goes on with it, "
             "--set name=OTHER starts one beside it"
         )
-    elif resume:
-        raise StorageError(f"{run.root}: there is no run to resume; leave --resume out")
-    elif run.root.is_dir() and any(run.root.iterdir()) and not run.job_file.is_file():
+    elif run.root.is_dir() and not run.job_file.is_file() and _holds_something(run):
         raise StorageError(
             f"{run.root} is not empty and is not a run of raykd; choose another name or "
             "storage_path"
         )
     elif run.root.is_dir():
         forget(run)
-    _write_probe(run.root)
+    require_writable(run.root)
+    # First of all files: with it a run that is killed at any later moment is known for one.
+    aside = run.job_file.with_suffix(ASIDE)
+    aside.write_text(dump_job(job))
+    aside.rename(run.job_file)
     run.logs.mkdir(parents=True, exist_ok=True)
     run.model_cache.mkdir(parents=True, exist_ok=True)
     run.stop_file.unlink(missing_ok=True)
-    aside = run.job_file.with_suffix(".aside")
-    aside.write_text(dump_job(job))
-    aside.rename(run.job_file)
     return run
+
+
+def _holds_something(run: RunDirectory) -> bool:
+    """Whether anything lies there but what a run leaves that was killed as it began."""
+    traces = (lease.FILE, run.job_file.with_suffix(ASIDE).name)
+    return any(
+        path.name not in traces and not path.name.startswith((PROBE, f".{lease.FILE}."))
+        for path in run.root.iterdir()
+    )
 
 
 def forget(run: RunDirectory) -> None:
@@ -176,10 +196,15 @@ def load_run_job(root: Path) -> Job:
     return parse_job(tree, {}, str(file))
 
 
-def _write_probe(root: Path) -> None:
+def require_writable(root: Path) -> None:
+    """Make the directory if need be, and write a file in it.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        probe = root / f".probe-{uuid.uuid4().hex}"
+        probe = root / f"{PROBE}{uuid.uuid4().hex}"
         probe.write_text("raykd")
         probe.unlink()
     except OSError as error:

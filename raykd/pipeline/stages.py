@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from raykd.config.job import Job
 from raykd.config.student import FromPretrained
 from raykd.data.corpus import read_documents
 from raykd.data.documents import BadRecords
+from raykd.data.fingerprint import tokenizer_identity
 from raykd.data.pack import PackingStats
 from raykd.data.prepare import open_rows, prepare, prepare_set
+from raykd.data.stream import Score
 from raykd.errors import CorpusError, ModelError
 from raykd.evaluation import compare
 from raykd.evaluation.report_data import STUDENT, UNTRAINED, ModelFacts, ModelScores, SetScores
@@ -28,9 +31,8 @@ from raykd.models.load import ModelSource, load_config, load_tokenizer, locate
 from raykd.models.vocab import check_same_tokens, shared_vocab_size
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.pipeline.targets import heldout_spec
-from raykd.soft_targets.spec import CodecSpec
-from raykd.student.checkpoint import latest
-from raykd.teacher.service import TeacherClient
+from raykd.student.checkpoint import latest, newest_good
+from raykd.student.notes import add_note
 
 ROWS_A_REQUEST = 4
 """Held-out rows in one request to the teacher."""
@@ -50,6 +52,8 @@ class Models:
     teacher_hidden_size: int
     teacher_identity: str
     """Of its weights (`models.identity`)."""
+    tokenizer_identity: str
+    """Of the tokenizer that both sides share (`data.fingerprint`)."""
     student_vocab_size: int
     pad_id: int
 
@@ -85,6 +89,7 @@ def find_models(job: Job, run: RunDirectory) -> Models:
         teacher_vocab_size=int(teacher_config.get_text_config().vocab_size),
         teacher_hidden_size=int(teacher_config.get_text_config().hidden_size),
         teacher_identity=identity_of(teacher),
+        tokenizer_identity=tokenizer_identity(tokenizer),
         student_vocab_size=int(config.get_text_config().vocab_size),
         pad_id=int(pad if pad is not None else tokenizer.eos_token_id or 0),
     )
@@ -185,30 +190,28 @@ def prepare_other(
     return _told(prepare_set(corpus, job.data, tokenizer, directory, max_rows))
 
 
-def score_set(
-    client: TeacherClient,
-    rows: Path,
-    spec: CodecSpec,
-    target: Path,
-    max_rows: int | None = None,
-) -> int:
+def score_set(score: Score, rows: Path, target: Path, max_rows: int | None = None) -> int:
     """Have the teacher score rows and keep them, with what it says, in a file.
 
     Args:
-        client: The running teacher.
+        score: Whom to ask.
         rows: Prepared rows.
-        spec: The codec.
         target: The file; it appears whole.
         max_rows: Only the first ones; None is all.
 
     Returns:
         Rows scored; 0 where they had been scored before.
     """
+    from raykd.store.scoring import close_all
+
     if target.is_file():
         return 0
     prepared = open_rows(rows)
     table = prepared.take(_all_rows(min(prepared.num_rows, max_rows or prepared.num_rows)))
-    scored = asyncio.run(_score_all(client, table, spec))
+    try:
+        scored = asyncio.run(_score_all(score, table))
+    finally:
+        close_all()
     aside = target.with_suffix(".aside")
     with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, scored.schema) as writer:
         writer.write_table(scored)
@@ -222,12 +225,12 @@ def _all_rows(num_rows: int) -> Any:
     return np.arange(num_rows, dtype=np.int64)
 
 
-async def _score_all(client: TeacherClient, table: pa.Table, spec: CodecSpec) -> pa.Table:
+async def _score_all(score: Score, table: pa.Table) -> pa.Table:
     gate = asyncio.Semaphore(8)
 
     async def one(part: pa.Table) -> pa.Table:
         async with gate:
-            return await client.score(part, spec)
+            return await score(part)
 
     parts = [table.slice(at, ROWS_A_REQUEST) for at in range(0, table.num_rows, ROWS_A_REQUEST)]
     targets = pa.concat_tables(await asyncio.gather(*(one(part) for part in parts)))
@@ -241,7 +244,7 @@ def export_student(
     """Write the newest checkpoint as a Hugging Face directory; returns the steps it has done."""
     from raykd.student.export import export
 
-    found = latest(run.checkpoints)
+    found = newest_good(run.checkpoints, partial(add_note, run.logs))
     if found is None:
         raise ModelError(f"{run.checkpoints}: there is no checkpoint to export")
     export(job, initial, models.teacher, found, directory)

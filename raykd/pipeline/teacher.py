@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 from raykd.config.job import Job
 from raykd.evaluation.report_data import ModelFacts
-from raykd.pipeline import stages
+from raykd.pipeline import cluster, plan, stages
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.student.engine import ZeroStudent
 from raykd.student.trainer import StudentClass
+from raykd.teacher.client import TeacherClient
 from raykd.teacher.engine import EngineSpec
-from raykd.teacher.service import EngineClass, ReplicaSpec, TeacherClient, TeacherService
+from raykd.teacher.replica import EngineClass, ReplicaSpec
+from raykd.teacher.service import TeacherService, Window
 from raykd.teacher.transformers_tp import TransformersEngine
+from raykd.teacher.watch import watched
+from raykd.telemetry.replicas import ReplicaSample
 
 ENGINES: dict[str, EngineClass] = {"transformers": TransformersEngine}
 """What `teacher.engine` may name."""
@@ -34,8 +41,8 @@ class Teacher:
     client: TeacherClient
     facts: ModelFacts
 
-    def __init__(self, service: TeacherService) -> None:
-        self._service: TeacherService | None = service
+    def __init__(self, service: TeacherService | None) -> None:
+        self._service = service
 
     @property
     def is_running(self) -> bool:
@@ -47,12 +54,13 @@ class Teacher:
         assert self._service is not None
         self.client = self._service.wait()
         described = self.client.describe()
-        self.facts = ModelFacts(
-            name=models.teacher.path,
-            parameters=described["parameters"],
-            bytes=described["bytes"],
-            dtype=job.teacher.dtype,
-        )
+        self.facts = _facts(job, models, described["parameters"], described["bytes"])
+
+    def watched(
+        self, log: Path, show: Callable[[ReplicaSample], None]
+    ) -> AbstractContextManager[None]:
+        """While the block runs, keep replicas and queue over time in `log` and show them."""
+        return nullcontext() if self._service is None else watched(self._service.look, log, show)
 
     def stop(self) -> None:
         """Free its resources; a second call does nothing."""
@@ -78,9 +86,28 @@ def start_teacher(job: Job, models: stages.Models, parts: Parts) -> Teacher:
         config.tensor_parallel,
         config.cpus_per_shard,
     )
-    service = TeacherService(_app_name(job), config, replica, config.replicas)
+    window = Window(plan.requests_in_flight(job), plan.ongoing_target(job))
+    service = TeacherService(_app_name(job), config, replica, window)
     service.start()
     return Teacher(service)
+
+
+def absent_teacher(job: Job, run: RunDirectory, models: stages.Models) -> Teacher:
+    """A teacher that nobody has to ask; its size is read from its configuration."""
+    teacher = Teacher(None)
+    parameters = cluster.run_remote(stages.count_parameters, job, run)["teacher"]
+    width_bytes = 2 if job.teacher.dtype == "bf16" else 4
+    teacher.facts = _facts(job, models, parameters, parameters * width_bytes)
+    return teacher
+
+
+def _facts(job: Job, models: stages.Models, parameters: int, num_bytes: int) -> ModelFacts:
+    return ModelFacts(
+        name=models.teacher.path,
+        parameters=parameters,
+        bytes=num_bytes,
+        dtype=job.teacher.dtype,
+    )
 
 
 def _app_name(job: Job) -> str:

@@ -21,6 +21,7 @@ from raykd.models.head import check_head
 from raykd.models.load import ModelSource, load_model
 from raykd.soft_targets.codec import TopKTargets, decode
 from raykd.soft_targets.spec import CodecSpec
+from raykd.student import fingerprints, other_ranks, randomness
 from raykd.student.module import DistillationModule, token_weights
 from raykd.student.targets import Arrived, TargetReader, buckets
 from raykd.student.zero import accumulation_steps, deepspeed_config, learning_rate
@@ -29,11 +30,14 @@ CHECKPOINT_TAG = "zero"
 
 
 class Wish(IntEnum):
-    """What rank 0 may ask of all ranks; the strongest wins."""
+    """What a rank may ask of all ranks; the strongest wins."""
 
     GO_ON = 0
-    SAVE = 1
-    SAVE_AND_END = 2
+    LOOK = 1
+    """Whether Ray knows of a notice."""
+    SAVE = 2
+    SAVE_AT_NOTICE = 3
+    SAVE_AND_END = 4
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class StepResult:
     wait_s: float
     teacher_s: float
     wish: Wish
-    """What rank 0 wants done after the step."""
+    """The strongest that any rank wants done after the step."""
 
 
 class Student(Protocol):
@@ -134,6 +138,7 @@ class ZeroStudent:
         _forget_steps(optimizer)
         self._engine.eval()
         check_head(self._engine.module.causal_lm, "student.init")
+        randomness.seed_rank(job.seed, 0, dist.get_rank())
         self._read: TargetReader | None = None
         if job.needs_teacher_for_training:
             self._read = TargetReader(
@@ -147,12 +152,11 @@ class ZeroStudent:
         as much as `loss.token_weights` says.
         """
         micro = [self._micro_batch(part) for part in _slices(rows, self._job.train.micro_batch)]
-        weight, tokens, seen, teacher_s, wished = self._total(
+        weight, tokens, seen, teacher_s = self._total(
             sum(one.weight for one in micro),
             sum(len(one.batch.keep_M) for one in micro),
             sum(one.batch.input_ids_BT.numel() for one in micro),
             sum(rows.column("teacher_s").to_pylist()) if "teacher_s" in rows.column_names else 0,
-            float(wish),
         )
         lr = self._set_learning_rate(step)
         mean = 1.0 / weight if weight > 0 else 1.0
@@ -173,6 +177,7 @@ class ZeroStudent:
                 norm = self._unsharded_norm()
             self._engine.step()
         grad_norm = self._grad_norm(step, norm)
+        longest_wait_s, wished = self._most(wait_s, float(wish))
         return StepResult(
             tokens=int(tokens),
             tokens_seen=int(seen),
@@ -181,7 +186,7 @@ class ZeroStudent:
             cross_entropy=cross_entropy * mean,
             lr=lr,
             grad_norm=grad_norm,
-            wait_s=self._most(wait_s),
+            wait_s=longest_wait_s,
             teacher_s=teacher_s,
             wish=Wish(int(wished)),
         )
@@ -212,7 +217,7 @@ class ZeroStudent:
         return measured
 
     def save(self, directory: Path) -> None:
-        """Write the ZeRO checkpoint; every rank writes its own part."""
+        """Write the ZeRO checkpoint; every rank writes its own part and its random states."""
         self._engine.save_checkpoint(
             str(directory),
             tag=CHECKPOINT_TAG,
@@ -220,9 +225,32 @@ class ZeroStudent:
             client_state={"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}},
             exclude_frozen_parameters=self._job.student.lora is not None,
         )
+        randomness.save(directory, dist.get_rank())
+        if self._is_sharded:
+            sums = fingerprints.of_zero(self._engine.optimizer)
+            if dist.get_rank() == 0:
+                fingerprints.save(directory, sums)
 
     def load(self, directory: Path) -> None:
-        """Load what `save` wrote."""
+        """Go on from what `save` wrote, on this or another number of ranks.
+
+        Raises:
+            StorageError: It cannot be brought to this number of ranks, or what was loaded is not
+                what was saved.
+        """
+        num_ranks, rank = dist.get_world_size(), dist.get_rank()
+        saved = other_ranks.saved_ranks(directory) or num_ranks
+        if saved == num_ranks or not self._is_sharded:
+            self._load(directory)
+        else:
+            form = other_ranks.convert_once(directory, CHECKPOINT_TAG, is_first=rank == 0)
+            other_ranks.load(self._engine, form, self._load)
+        if self._is_sharded:
+            fingerprints.require_same(directory, fingerprints.of_zero(self._engine.optimizer))
+        if saved != num_ranks or not randomness.restore(directory, rank):
+            randomness.seed_rank(self._job.seed, int(self._engine.global_steps), rank)
+
+    def _load(self, directory: Path) -> None:
         loaded, _ = self._engine.load_checkpoint(
             str(directory),
             tag=CHECKPOINT_TAG,
@@ -231,6 +259,10 @@ class ZeroStudent:
         )
         if loaded is None:
             raise ModelError(f"DeepSpeed found no checkpoint to load in {directory}")
+
+    @property
+    def _is_sharded(self) -> bool:
+        return self._job.student.zero_stage > 0
 
     def _micro_batch(self, rows: pa.Table) -> MicroBatch:
         batch = collate(rows).to(self._device)
@@ -261,8 +293,8 @@ class ZeroStudent:
     def _total(self, *values: float) -> list[float]:
         return self._reduce(values, dist.ReduceOp.SUM)
 
-    def _most(self, value: float) -> float:
-        return self._reduce((value,), dist.ReduceOp.MAX)[0]
+    def _most(self, *values: float) -> list[float]:
+        return self._reduce(values, dist.ReduceOp.MAX)
 
     def _reduce(self, values: tuple[float, ...], operation: Any) -> list[float]:
         tensor = torch.tensor(values, dtype=torch.float64, device=self._device)

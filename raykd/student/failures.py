@@ -13,7 +13,15 @@ from raykd import errors
 from raykd.errors import RaykdError, RunError
 
 OWN_IN_TEXT = re.compile(r"^raykd\.errors\.(\w+): (.+)$", re.MULTILINE)
-FATAL = ("DivergenceError", "OrderError", "SoftTargetError", "TeacherError", "ModelError")
+FATAL = (
+    "DivergenceError",
+    "OrderError",
+    "SoftTargetError",
+    "TeacherError",
+    "ModelError",
+    "StorageError",
+    "StoreError",
+)
 """Failures that a restart from the same checkpoint would only meet again."""
 
 

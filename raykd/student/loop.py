@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from raykd.config.train import CheckpointConfig
 from raykd.errors import DivergenceError, OrderError
 from raykd.student.checkpoint import CheckpointMark, aside, publish
 from raykd.student.engine import StepResult, Student, Wish
+from raykd.student.integrity import seal
+from raykd.student.notice import Notices
 from raykd.telemetry.metrics import HeldoutMetrics, MetricsWriter, StepMetrics
 from raykd.telemetry.trackers import Tracker, log_step
 
@@ -29,6 +31,7 @@ class Rank:
     rank: int
     num_ranks: int
     barrier: Callable[[], None]
+    notices: Notices = field(default_factory=Notices)
 
 
 @dataclass(frozen=True)
@@ -111,24 +114,43 @@ def run(
             line = _line(job, stretch, done, result, seconds, measured)
             records.metrics.write(line)
             records.trackers = log_step(records.trackers, line, records.note)
-        if result.wish >= Wish.SAVE or clock.steps_are_up(done):
-            _save(job, rank, student, checkpoints, done)
+        noticed = _is_noticed(rank, result.wish)
+        if noticed or result.wish >= Wish.SAVE or clock.steps_are_up(done):
+            _save(job, rank, student, checkpoints, done, records)
             clock.saved()
             saved = done
+        if noticed:
+            _answer(rank, records, done)
         if result.wish == Wish.SAVE_AND_END:
             break
     if saved != done or done == stretch.first_step:
-        _save(job, rank, student, checkpoints, done)
+        _save(job, rank, student, checkpoints, done, records)
     return done
 
 
 def _wish(rank: Rank, stop_file: Path, clock: CheckpointClock) -> Wish:
-    """Only the first rank looks at the clock and for a stop; the others learn of it in the step."""
-    if rank.rank != 0:
-        return Wish.GO_ON
-    if stop_file.exists():
+    """Only the first rank looks at clocks and for a stop; the others learn of it in the step."""
+    if rank.rank == 0 and stop_file.exists():
         return Wish.SAVE_AND_END
-    return Wish.SAVE if clock.minutes_are_up() else Wish.GO_ON
+    if rank.notices.wants_save():
+        return Wish.SAVE_AT_NOTICE
+    if rank.rank == 0 and clock.minutes_are_up():
+        return Wish.SAVE
+    return Wish.LOOK if rank.rank == 0 and rank.notices.wants_look() else Wish.GO_ON
+
+
+def _is_noticed(rank: Rank, wish: Wish) -> bool:
+    """Whether to save for a notice; the same on every rank."""
+    return wish == Wish.SAVE_AT_NOTICE or (wish == Wish.LOOK and rank.notices.look())
+
+
+def _answer(rank: Rank, records: Records | None, done: int) -> None:
+    rank.notices.answered()
+    if records is not None:
+        records.note(
+            f"notice that a rank's machine or process will be taken away: saved after step {done}; "
+            "the run goes on until that happens"
+        )
 
 
 def _train_step(
@@ -207,14 +229,24 @@ def _line(
     )
 
 
-def _save(job: Job, rank: Rank, student: Student, checkpoints: Path, done: int) -> None:
-    """Every rank writes its part aside; the first makes the whole visible."""
+def _save(
+    job: Job,
+    rank: Rank,
+    student: Student,
+    checkpoints: Path,
+    done: int,
+    records: Records | None,
+) -> None:
+    """Every rank writes its part aside and sums it up; the first makes the whole visible."""
     directory = aside(checkpoints, done)
     if rank.rank == 0:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
     rank.barrier()
     student.save(directory)
+    seal(directory, rank.rank, rank.num_ranks)
+    if records is not None:
+        records.metrics.sync()
     rank.barrier()
     if rank.rank == 0:
         mark = CheckpointMark(

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,51 +17,14 @@ from raykd.config.job import Job
 from raykd.config.load import dump_job
 from raykd.student import failures, loop
 from raykd.student.checkpoint import latest
-from raykd.student.engine import Student, StudentSpec, ZeroStudent
+from raykd.student.notice import Notices, Termination
+from raykd.student.student_run import StudentClass as StudentClass
+from raykd.student.student_run import StudentRun, agreed, note_inexact
 from raykd.telemetry.metrics import MetricsWriter
 from raykd.telemetry.trackers import close_trackers, open_trackers
 
-StudentClass = Callable[[StudentSpec], Student]
-"""Built on each rank."""
-
-
-@dataclass(frozen=True)
-class StudentRun:
-    """All that the ranks need to know; it travels to each."""
-
-    student: StudentSpec
-    rows_an_epoch: int
-    directory: str
-    """The run directory, seen by every node."""
-    heldout_file: str | None
-    layout_from: Callable[[int], Any]
-    """First step to the block layout from there on."""
-    student_class: StudentClass = ZeroStudent
-
-    @property
-    def job(self) -> Job:
-        """The job."""
-        return self.student.job
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where checkpoints are."""
-        return Path(self.directory) / "checkpoints"
-
-    @property
-    def stop_file(self) -> Path:
-        """Asks the ranks to save and end."""
-        return Path(self.directory) / "logs" / "stop"
-
-    @property
-    def logs(self) -> Path:
-        """Where a rank that failed says why."""
-        return Path(self.directory) / "logs"
-
-    def first_step(self) -> int:
-        """Steps that the newest checkpoint has done."""
-        found = latest(self.checkpoints)
-        return found.mark.step if found else 0
+TERMINATION = Termination()
+"""Of this process; it stands here so that Train's main thread and the rank's find the same."""
 
 
 def train(run: StudentRun, stream: Callable[[], Any], data_config: ray.train.DataConfig) -> int:
@@ -89,7 +51,7 @@ def train(run: StudentRun, stream: Callable[[], Any], data_config: ray.train.Dat
     trainer = TorchTrainer(
         _rank_main,
         train_loop_config={"run": run},
-        torch_config=TorchConfig(
+        torch_config=ListeningConfig(
             backend="nccl" if on_gpu else "gloo", timeout_s=_group_timeout_s(run.job)
         ),
         scaling_config=train_v2.ScalingConfig(
@@ -113,13 +75,42 @@ def train(run: StudentRun, stream: Callable[[], Any], data_config: ray.train.Dat
         trainer.fit()
     except Exception as error:
         raise failures.told(run.logs, error) from error
-    return run.first_step()
+    found = latest(run.checkpoints)
+    return found.mark.step if found else 0
+
+
+class _ListeningBackend(TorchConfig().backend_cls):  # type: ignore[misc]
+    """Ranks run in a thread; a signal's handler has to be set in the main one, where Ray's is."""
+
+    def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
+        super().on_training_start(worker_group, backend_config)
+        worker_group.execute(_listen)
+
+
+class ListeningConfig(TorchConfig):
+    """torch's process group, and ranks that take SIGTERM as a notice."""
+
+    @property
+    def backend_cls(self) -> Any:
+        """What Train sets the workers up with."""
+        return _ListeningBackend
+
+
+def _listen() -> None:
+    TERMINATION.listen()
+
+
+def _preempted() -> tuple[str, ...] | None:
+    """Nodes of this group that will be taken away."""
+    found = ray.train.get_preemption_info()
+    return None if found is None else tuple(found.preempted_node_ids)
 
 
 def _group_timeout_s(job: Job) -> int:
     """Longer than a request to the teacher can take with all its retries."""
     teacher = job.teacher
-    return int(600 + 1.5 * (teacher.max_retries + 1) * (teacher.request_timeout_s + 30))
+    request_s = (teacher.max_retries + 1) * (teacher.request_timeout_s + 30)
+    return int(600 + 1.5 * (teacher.start_timeout_s + request_s))
 
 
 def _rank_main(config: dict[str, Any]) -> None:
@@ -140,19 +131,21 @@ def _run_rank(run: StudentRun) -> None:
     context = ray.train.get_context()
     rank, num_ranks = context.get_world_rank(), context.get_world_size()
     _set_up_process(run.job)
-    found = latest(run.checkpoints)
+    found = agreed(run, rank)
     first_step = found.mark.step if found else 0
     # The first rows are scored while the student is being built.
     rows = Ahead(_rows(run.job, num_ranks))
     student = run.student_class(run.student)
     if found:
+        if rank == 0:
+            note_inexact(run, found, num_ranks)
         student.load(found.directory)
     layout = run.layout_from(first_step)
     records = _records(run, first_step) if rank == 0 else None
     try:
         loop.run(
             run.job,
-            loop.Rank(rank, num_ranks, _barrier),
+            loop.Rank(rank, num_ranks, _barrier, Notices(TERMINATION, _preempted)),
             student,
             rows,
             loop.Stretch(first_step, run.student.num_steps, run.rows_an_epoch, layout.rank_places),
@@ -217,17 +210,11 @@ def _barrier() -> None:
 def _records(run: StudentRun, first_step: int) -> loop.Records:
     import yaml
 
-    logs = Path(run.directory) / "logs"
     tree = yaml.safe_load(dump_job(run.job))
-
-    def note(text: str) -> None:
-        with (logs / "notes.txt").open("a") as out:
-            out.write(text + "\n")
-
     return loop.Records(
         MetricsWriter(Path(run.directory) / "metrics.jsonl", first_step),
-        open_trackers(run.job.tracking, run.job.name, logs, tree, resume_step=first_step),
-        note,
+        open_trackers(run.job.tracking, run.job.name, run.logs, tree, resume_step=first_step),
+        run.note,
     )
 
 

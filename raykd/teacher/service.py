@@ -1,300 +1,102 @@
-"""The teacher as a Ray Serve deployment: the only file that knows Serve.
+"""The teacher as a Ray Serve deployment: started, waited for, watched, taken down.
 
-A replica is one sharded engine: a light actor in the first bundle of a placement group, and one
-actor a shard in the others. Serve starts replicas, watches their health and replaces the dead.
+Serve starts replicas, watches their health and replaces the dead; where the job gives a range, its
+autoscaler follows the requests that are on their way.
 """
 
 from __future__ import annotations
 
-import asyncio
-import random
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import ray
 from ray import serve
-from ray.serve.exceptions import RayServeException
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.serve.config import AutoscalingConfig
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raykd import schema
 from raykd.config.reservations import REPLICA_CPUS
 from raykd.config.teacher import TeacherConfig
-from raykd.errors import SoftTargetError, TeacherError
-from raykd.soft_targets.spec import CodecSpec
-from raykd.teacher.engine import Engine, EngineSpec, ShardPlace
+from raykd.errors import TeacherError
+from raykd.teacher.client import Patience, Scorer, TeacherClient, forget_handle
+from raykd.teacher.replica import EngineClass, ReplicaSpec, TeacherReplica
+from raykd.teacher.status import DEPLOYMENT, replica_counts
+from raykd.teacher.tally import Tally
+from raykd.telemetry.replicas import ReplicaSample
+
+__all__ = ["EngineClass", "ReplicaSpec", "Scorer", "TeacherClient", "TeacherService", "Window"]
 
 ONGOING_REQUESTS = 4
 """Requests a replica may hold: one at work, and room for more than its share of those in flight.
 One that finds no room waits in Serve's router, which looks again after pauses of up to 0.5 s."""
-DEPLOYMENT = "teacher"
+LOOK_BACK_S = 15.0
+"""What Serve's autoscaler averages over; it learns of requests every ten seconds."""
 JOIN_S = 10
 """Serve's own wait for an app looks for it every second, and ends once it is gone."""
-SHOWN = 8
-"""Rows that a message names one by one."""
-
-EngineClass = Callable[[EngineSpec, ShardPlace], Engine]
-
-
-class Shard:
-    """One process of a replica, holding one shard of the model."""
-
-    def find_port(self) -> tuple[str, int]:
-        """An address where the replica's shards can meet."""
-        import socket
-
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
-
-    def load(self, engine_class: bytes, spec: EngineSpec, place: ShardPlace) -> None:
-        """Build the engine; returns when it can score."""
-        make: EngineClass = ray.cloudpickle.loads(engine_class)
-        self._engine = make(spec, place)
-
-    def describe(self) -> dict[str, object]:
-        """What the engine says of its model."""
-        return self._engine.describe()
-
-    def score(self, rows: pa.Table, spec: CodecSpec) -> pa.Table | None:
-        """Soft targets from rank 0, None from the others."""
-        return self._engine.score(rows, spec)
-
-    def write_head(self, file: Path) -> None:
-        """Write the model's head; see `Engine.write_head`."""
-        self._engine.write_head(file)
-
-    @ray.method(concurrency_group="health")
-    def ping(self) -> None:
-        """Answer while a score is running."""
-
-
-_SHARD: Any = ray.remote(concurrency_groups={"health": 1})(Shard)  # type: ignore[call-overload]
+TALLY_ANSWER_S = 5.0
 
 
 @dataclass(frozen=True)
-class ReplicaSpec:
-    """What a replica needs to start its shards."""
+class Window:
+    """How many requests may be on their way, and how many replicas that asks for."""
 
-    engine_class: bytes
-    """Pickled, so that only the shards import what the engine needs."""
-    engine: EngineSpec
-    num_shards: int
-    cpus_per_shard: float
-
-    @classmethod
-    def of(
-        cls, engine_class: EngineClass, engine: EngineSpec, num_shards: int, cpus_per_shard: float
-    ) -> ReplicaSpec:
-        """A replica of shards that run `engine_class`."""
-        return cls(ray.cloudpickle.dumps(engine_class), engine, num_shards, cpus_per_shard)
-
-    @property
-    def bundles(self) -> list[dict[str, float]]:
-        """The replica's own bundle, then one a shard."""
-        gpu = {"GPU": 1.0} if self.engine.use_gpu else {}
-        return [{"CPU": REPLICA_CPUS}] + [{"CPU": self.cpus_per_shard, **gpu}] * self.num_shards
-
-
-class TeacherReplica:
-    """Starts its shards, passes every request to all of them, answers with the first's result."""
-
-    async def __init__(self, spec: ReplicaSpec) -> None:  # type: ignore[misc]
-        group: Any = ray.util.get_current_placement_group()
-        self._shards = [
-            _SHARD.options(
-                num_cpus=spec.cpus_per_shard,
-                num_gpus=1 if spec.engine.use_gpu else 0,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(
-                    placement_group=group, placement_group_bundle_index=rank + 1
-                ),
-            ).remote()
-            for rank in range(spec.num_shards)
-        ]
-        address, port = await self._shards[0].find_port.remote()
-        places = [ShardPlace(r, spec.num_shards, address, port) for r in range(spec.num_shards)]
-        await asyncio.gather(
-            *(
-                shard.load.remote(spec.engine_class, spec.engine, place)
-                for shard, place in zip(self._shards, places, strict=True)
-            )
-        )
-
-    async def score(self, rows: pa.Table, spec: CodecSpec) -> pa.Table:
-        """Soft targets of rows: the codec's columns and `teacher_s`."""
-        # No await between these calls: all shards must see requests in one order.
-        answers = [shard.score.remote(rows, spec) for shard in self._shards]
-        try:
-            first, *_ = await asyncio.gather(*answers)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, SoftTargetError):
-                raise SoftTargetError(f"{error.cause} ({_own_name()})") from None
-            raise
-        return first
-
-    async def describe(self) -> dict[str, object]:
-        """What the first shard says of the model."""
-        described: dict[str, object] = await self._shards[0].describe.remote()
-        return described
-
-    async def write_head(self, file: Path) -> None:
-        """Write the model's head; shards that hold parts of it all take part."""
-        await asyncio.gather(*[shard.write_head.remote(file) for shard in self._shards])
-
-    async def check_health(self) -> None:
-        """Serve replaces the replica if a shard is gone."""
-        await asyncio.gather(*(shard.ping.remote() for shard in self._shards))
-
-
-def _own_name() -> str:
-    """This replica and its node, for messages."""
-    replica = serve.get_replica_context().replica_id.unique_id
-    return f"replica {replica} on node {ray.util.get_node_ip_address()}"
-
-
-@dataclass(frozen=True)
-class TeacherClient:
-    """A way to the running teacher, small enough to travel to any process."""
-
-    app: str
-    timeout_s: float
-    max_retries: int
-
-    async def score(self, rows: pa.Table, spec: CodecSpec) -> pa.Table:
-        """Soft targets of rows, from whichever replica is free.
-
-        A request that is lost (a replica died, no answer in time) goes to a replica again,
-        `max_retries` times, with growing pauses. One that the engine itself refused is tried once
-        more: the next replica would refuse it too.
-
-        Args:
-            rows: Columns of `schema.PREPARED` first, others after.
-            spec: What is wanted.
-
-        Raises:
-            TeacherError: It failed every time; names the rows and the last reason.
-        """
-        asked = rows.select(schema.PREPARED.names)
-        for attempt in range(self.max_retries + 1):
-            try:
-                response = self._handle().score.remote(asked, spec)
-                return await asyncio.wait_for(_outcome(response), self.timeout_s)
-            except (RayServeException, ray.exceptions.RayError, TimeoutError) as error:
-                reason = _reason(error, self.timeout_s)
-                if attempt == self.max_retries or (attempt > 0 and _engine_raised(error)):
-                    break
-                await asyncio.sleep(min(30.0, 0.5 * 2**attempt) * random.uniform(0.5, 1.5))
-        raise TeacherError(
-            f"the teacher failed {attempt + 1} times on {_name_rows(rows)}; last: {reason}"
-        )
-
-    def describe(self) -> dict[str, Any]:
-        """What the engine says of its model."""
-        described: dict[str, Any] = (
-            self._handle().describe.remote().result(timeout_s=self.timeout_s)
-        )
-        return described
-
-    def write_head(self, file: Path) -> None:
-        """Have one replica write the model's head to `file`."""
-        self._handle().write_head.remote(file).result(timeout_s=self.timeout_s)
-
-    def _handle(self) -> Any:
-        return _handle(self.app)
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """The teacher asked for one kind of soft targets."""
-
-    client: TeacherClient
-    spec: CodecSpec
-
-    async def __call__(self, rows: pa.Table) -> pa.Table:
-        """Soft targets of rows; see `TeacherClient.score`."""
-        return await self.client.score(rows, self.spec)
-
-
-_handles: dict[str, Any] = {}
-
-
-def _handle(app: str) -> Any:
-    """One handle a process: each has its own router."""
-    if app not in _handles:
-        _handles[app] = serve.get_deployment_handle(DEPLOYMENT, app)
-    return _handles[app]
-
-
-async def _outcome(response: Any) -> pa.Table:
-    return await response
-
-
-def _engine_raised(error: BaseException) -> bool:
-    """Whether the engine's own code raised, rather than a process dying."""
-    while isinstance(error, ray.exceptions.RayTaskError):
-        error = error.cause
-    return not isinstance(error, ray.exceptions.RayError | RayServeException | TimeoutError)
-
-
-def _reason(error: Exception, timeout_s: float) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within teacher.request_timeout_s ({timeout_s:g} s)"
-    cause: Any = error
-    while isinstance(cause, ray.exceptions.RayTaskError):
-        cause = cause.cause
-    lines = str(cause).strip().splitlines() or [""]
-    return f"{type(cause).__name__}: {lines[-1]}"
-
-
-def _name_rows(rows: pa.Table) -> str:
-    if "row" not in rows.column_names or rows.num_rows == 0:
-        return f"{rows.num_rows} held-out rows"
-    places = rows.column("row").to_pylist()
-    sources = rows.column("source_row").to_pylist()
-    more = ", ..." if len(sources) > SHOWN else ""
-    shown = ", ".join(map(str, sources[:SHOWN]))
-    return f"rows {places[0]} to {places[-1]} (prepared rows {shown}{more})"
+    requests: int
+    target_a_replica: float
+    """Replicas are added while each has more than this many requests."""
 
 
 class TeacherService:
     """Deploys the teacher, waits until it answers, takes it down again."""
 
-    def __init__(
-        self, name: str, config: TeacherConfig, spec: ReplicaSpec, num_replicas: int
-    ) -> None:
+    def __init__(self, name: str, config: TeacherConfig, spec: ReplicaSpec, window: Window) -> None:
         self._app = name
         self._config = config
         self._spec = spec
-        self._num_replicas = num_replicas
+        self._window = window
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
+        self._tally: Any = None
 
     def start(self) -> None:
         """Begin; `wait` says when it is ready."""
         serve.start(proxy_location="Disabled")
         bundles = self._spec.bundles
         labels = self._config.labels
-        placement: dict[str, Any] = {"placement_group_bundles": bundles}
+        options: dict[str, Any] = {"placement_group_bundles": bundles, **self._scale()}
         if labels:
-            placement["placement_group_bundle_label_selector"] = [labels] * len(bundles)
+            options["placement_group_bundle_label_selector"] = [labels] * len(bundles)
         deployment = serve.deployment(
             name=DEPLOYMENT,
-            num_replicas=self._num_replicas,
             max_ongoing_requests=ONGOING_REQUESTS,
             health_check_period_s=5,
             health_check_timeout_s=30,
             ray_actor_options={"num_cpus": REPLICA_CPUS},
             # The shards of a replica exchange activations at every layer: keep them on one node.
             placement_group_strategy="STRICT_PACK",
-            **placement,
+            **options,
         )(TeacherReplica)
-        app = deployment.bind(self._spec)
+        app = deployment.bind(self._spec, self._config.request_timeout_s)
+        self._tally = _start_tally()
         self._thread = threading.Thread(target=self._deploy, args=(app,), daemon=True)
         self._thread.start()
+
+    def _scale(self) -> dict[str, Any]:
+        """A fixed number of replicas, or the range that Serve's autoscaler moves in."""
+        elastic = self._config.elastic
+        if elastic is None:
+            return {"num_replicas": self._config.first_replicas}
+        return {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=self._config.min_replicas,
+                max_replicas=self._config.max_replicas,
+                initial_replicas=self._config.first_replicas,
+                target_ongoing_requests=self._window.target_a_replica,
+                upscale_delay_s=elastic.upscale_delay_s,
+                downscale_delay_s=elastic.downscale_delay_s,
+                look_back_period_s=LOOK_BACK_S,
+            )
+        }
 
     def _deploy(self, app: Any) -> None:
         try:
@@ -303,7 +105,7 @@ class TeacherService:
             self._failure = error
 
     def wait(self) -> TeacherClient:
-        """Block until every replica is ready.
+        """Block until every replica that the run begins with is ready.
 
         Raises:
             TeacherError: It did not start, or not in time; says what Serve says.
@@ -315,7 +117,34 @@ class TeacherService:
             self._stop_on_failure()
         if self._failure is not None or self._thread.is_alive():
             raise TeacherError(self._why())
-        return TeacherClient(self._app, self._config.request_timeout_s, self._config.max_retries)
+        return TeacherClient(self._app, self._patience(), self._tally)
+
+    def _patience(self) -> Patience:
+        """A request's turn comes after at most all others that are on their way."""
+        config = self._config
+        turns_s = (self._window.requests + 1) * config.request_timeout_s
+        return Patience(
+            start_timeout_s=config.start_timeout_s,
+            longest_try_s=config.start_timeout_s + turns_s,
+            max_retries=config.max_retries,
+        )
+
+    def look(self) -> ReplicaSample | None:
+        """Replicas and queue now; None where Serve does not say."""
+        counts = replica_counts(self._app)
+        try:
+            in_flight: int = ray.get(self._tally.total.remote(), timeout=TALLY_ANSWER_S)
+        except ray.exceptions.RayError:
+            return None
+        if counts is None:
+            return None
+        return ReplicaSample(
+            time=time.time(),
+            running=counts.running,
+            wanted=counts.running + counts.starting,
+            most=self._config.max_replicas,
+            queued=max(0, in_flight - counts.running),
+        )
 
     def _stop_on_failure(self) -> None:
         """A constructor that raised is tried again by Serve for a long time; once is enough."""
@@ -337,9 +166,18 @@ class TeacherService:
 
     def stop(self) -> None:
         """Take the teacher down and free its resources."""
-        _handles.pop(self._app, None)
+        forget_handle(self._app)
         serve.delete(self._app)
+        if self._tally is not None:
+            ray.kill(self._tally)
         if self._thread is not None:
             # Left behind it would ask after the app once Ray is shut down, and so start another.
             self._thread.join(timeout=JOIN_S)
         # Serve itself stays: others may use it, and Ray tells of its end as of a failure.
+
+
+def _start_tally() -> Any:
+    """On the driver's own node, which is there as long as the run is."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor: Any = ray.remote(Tally)
+    return actor.options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()

@@ -131,6 +131,10 @@ class MetricsWriter:
         self._file.flush()
         self._last_step = metrics.step
 
+    def sync(self) -> None:
+        """Bring all steps to the disk: a checkpoint must never be ahead of its metrics."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from raykd.telemetry.metrics import HeldoutMetrics, StepMetrics
 from raykd.telemetry.progress_view import Moment, panel, plain_line
+from raykd.telemetry.replicas import ReplicaSample
 from raykd.telemetry.summary import RECENT_STEPS, eta_s, summarize
 from raykd.telemetry.units import duration
 
@@ -37,7 +38,7 @@ class Progress:
     Args:
         console: Where to; a terminal gets the live panel, anything else plain lines.
         title: The run's name.
-        replicas: Teacher replicas; 0 where no teacher runs.
+        replicas: Teacher replicas, until `teacher` says how many run; 0 where no teacher runs.
         every_s: Plain lines are at least this far apart.
         clock: Seconds that only go forward.
     """
@@ -61,6 +62,8 @@ class Progress:
         self._stage_began = self._last_line = clock()
         self._recent: deque[StepMetrics] = deque(maxlen=RECENT_STEPS + 1)
         self._heldout: HeldoutMetrics | None = None
+        self._teacher: ReplicaSample | None = None
+        self._told: ReplicaSample | None = None
         self._stages: list[StageTime] = []
         self._live: Live | None = None
         if console.is_terminal and not console.is_dumb_terminal:
@@ -84,6 +87,7 @@ class Progress:
         assert self._moment is None, f"stage {self._moment} has not ended"
         self._stage_began = self._last_line = self._clock()
         self._moment = Moment(stage=name, elapsed_s=0.0, total=total, unit=unit)
+        self._teacher = self._told = None
         if self._live is None:
             self._print(f"[{name}] …")
         try:
@@ -118,9 +122,17 @@ class Progress:
                 self._recent.pop()
             self._recent.append(step)
             self._heldout = step.heldout or self._heldout
-        if metrics and self._moment is not None:
+        if self._moment is None:
+            return
+        if metrics:
             self._moment = self._with_steps(self._moment)
+        # A student that waits makes no steps; the teacher may be what it waits for.
+        if metrics or _differ(self._teacher, self._told):
             self._line_if_due()
+
+    def teacher(self, sample: ReplicaSample) -> None:
+        """Take in how many replicas run; from any thread. The next stage begins without."""
+        self._teacher, self._replicas = sample, sample.running
 
     def close(self) -> None:
         """Take the panel down; what was printed stays."""
@@ -144,8 +156,11 @@ class Progress:
         moment = self._moment
         if moment is None:
             return Text()
+        return panel(self._now(moment), self._title, self._spinner)
+
+    def _now(self, moment: Moment) -> Moment:
         elapsed = self._clock() - self._stage_began
-        return panel(replace(moment, elapsed_s=elapsed), self._title, self._spinner)
+        return replace(moment, elapsed_s=elapsed, teacher=self._teacher)
 
     def _with_steps(self, moment: Moment) -> Moment:
         steps = list(self._recent)
@@ -163,7 +178,8 @@ class Progress:
         if self._live is not None or now - self._last_line < self._every_s:
             return
         assert self._moment is not None
-        self._print(plain_line(replace(self._moment, elapsed_s=now - self._stage_began)))
+        self._told = self._teacher
+        self._print(plain_line(self._now(self._moment)))
         self._last_line = now
 
     def _end_stage(self, name: str, mark: tuple[str, str]) -> None:
@@ -172,7 +188,7 @@ class Progress:
         self._stages.append(StageTime(name, seconds))
         last, self._moment = self._moment, None
         if last.loss is not None:
-            self._print(plain_line(replace(last, eta_s=None)))
+            self._print(plain_line(replace(self._now(last), eta_s=None)))
         took = duration(seconds)
         if self._live is not None:
             self._console.print(Text.assemble(mark, f" {name} ", (took, "dim")))
@@ -183,3 +199,10 @@ class Progress:
     def _print(self, line: str) -> None:
         """On a pipe a line stays one line, however long; on a terminal it wraps."""
         self._console.print(Text(line), soft_wrap=self._live is None)
+
+
+def _differ(one: ReplicaSample | None, other: ReplicaSample | None) -> bool:
+    """Whether they look different to a person."""
+    if one is None or other is None:
+        return one is not other
+    return replace(one, time=other.time) != other

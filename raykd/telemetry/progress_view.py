@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raykd.telemetry.metrics import HeldoutMetrics
+from raykd.telemetry.replicas import ReplicaSample
 from raykd.telemetry.summary import Summary
 from raykd.telemetry.units import duration, number, share, tokens_per_s
 
@@ -30,6 +31,7 @@ class Moment:
     recent: Summary | None = None
     heldout: HeldoutMetrics | None = None
     eta_s: float | None = None
+    teacher: ReplicaSample | None = None
 
 
 def plain_line(moment: Moment) -> str:
@@ -65,18 +67,41 @@ def _figures(moment: Moment) -> list[str]:
         figures.append(f"loss {number(moment.loss)}")
     if moment.heldout is not None:
         figures.append(f"held-out KL {number(moment.heldout.kl)}")
-    if moment.recent is not None:
-        figures.extend(_rates(moment.recent))
+    for pairs in (_rates(moment.recent), _replicas(moment.teacher), _waits(moment.recent)):
+        figures.extend(" ".join(pair) for pair in pairs)
     if moment.eta_s is not None:
         figures.append(f"{duration(moment.eta_s)} left")
     return figures
 
 
-def _rates(recent: Summary) -> list[str]:
-    rates = [f"student {tokens_per_s(recent.tokens_per_s)}"]
+def _rates(recent: Summary | None) -> list[list[str]]:
+    """Labels and values: how fast either side is."""
+    if recent is None:
+        return []
+    rates = [["student", tokens_per_s(recent.tokens_per_s)]]
     if recent.teacher_tokens_per_s is not None:
-        rates.append(f"teacher {tokens_per_s(recent.teacher_tokens_per_s)}")
-    return [*rates, f"waits {share(recent.wait_share)}"]
+        rates.append(["teacher", tokens_per_s(recent.teacher_tokens_per_s)])
+    return rates
+
+
+def _waits(recent: Summary | None) -> list[list[str]]:
+    """Who waits for whom; the teacher waits where it is ready and the student is not."""
+    if recent is None:
+        return []
+    waits = [["student waits", share(recent.wait_share)]]
+    if recent.teacher_held_back_share is not None:
+        waits.append(["teacher waits", share(recent.teacher_held_back_share)])
+    return waits
+
+
+def _replicas(teacher: ReplicaSample | None) -> list[list[str]]:
+    """Replicas that run, of those there may be, and requests that wait for one."""
+    if teacher is None:
+        return []
+    starting = teacher.wanted - teacher.running
+    more = f" ({starting} starting)" if starting > 0 else ""
+    replicas = f"{teacher.running}/{teacher.most} replicas{more}"
+    return [["teacher", replicas], ["queue", f"{teacher.queued}"]]
 
 
 def _head(moment: Moment, spinner: Spinner) -> RenderableType:
@@ -104,8 +129,9 @@ def _bar(moment: Moment) -> RenderableType:
 
 def _details(moment: Moment) -> list[list[str | tuple[str, str]]]:
     lines: list[list[str | tuple[str, str]]] = []
-    if moment.recent is not None:
-        lines.append(_labelled([figure.split(" ", 1) for figure in _rates(moment.recent)]))
+    for pairs in (_rates(moment.recent), _waits(moment.recent), _replicas(moment.teacher)):
+        if pairs:
+            lines.append(_labelled(pairs))
     quality = [["loss", number(moment.loss)]] if moment.loss is not None else []
     if moment.heldout is not None:
         quality.append(["held-out KL", number(moment.heldout.kl)])

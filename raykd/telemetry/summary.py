@@ -55,7 +55,7 @@ class SeriesPoint:
     teacher_held_back_share: float | None
 
 
-def summarize(metrics: Sequence[StepMetrics], replicas: int) -> Summary:
+def summarize(metrics: Sequence[StepMetrics], replicas: float) -> Summary:
     """Sum up some steps.
 
     Args:
@@ -80,7 +80,7 @@ def summarize(metrics: Sequence[StepMetrics], replicas: int) -> Summary:
 
 
 def summarize_recent(
-    metrics: Sequence[StepMetrics], replicas: int, window: int = RECENT_STEPS
+    metrics: Sequence[StepMetrics], replicas: float, window: int = RECENT_STEPS
 ) -> Summary:
     """Sum up the last `window` steps."""
     return summarize(metrics[-window:], replicas)
@@ -101,7 +101,7 @@ def eta_s(
 
 
 def time_series(
-    metrics: Sequence[StepMetrics], replicas: int, max_points: int = 60
+    metrics: Sequence[StepMetrics], replicas: float, max_points: int = 60
 ) -> list[SeriesPoint]:
     """The run as at most `max_points` points, each over a like number of steps.
 
@@ -117,7 +117,7 @@ def time_series(
     return points
 
 
-def _point(part: Sequence[StepMetrics], replicas: int, elapsed_s: float) -> SeriesPoint:
+def _point(part: Sequence[StepMetrics], replicas: float, elapsed_s: float) -> SeriesPoint:
     rates = summarize(part, replicas)
     divergence = [(m.divergence, m.tokens) for m in part if m.divergence is not None]
     return SeriesPoint(
@@ -134,14 +134,14 @@ def _point(part: Sequence[StepMetrics], replicas: int, elapsed_s: float) -> Seri
     )
 
 
-def _teacher_tokens_per_s(metrics: Sequence[StepMetrics], replicas: int) -> float | None:
+def _teacher_tokens_per_s(metrics: Sequence[StepMetrics], replicas: float) -> float | None:
     """Steps that the teacher had no part in (their targets were kept from before) do not count."""
     asked = [m for m in metrics if m.teacher_s > 0]
     rate = _ratio(sum(m.tokens_seen for m in asked), sum(m.teacher_s for m in asked))
     return None if rate is None or replicas == 0 else rate * replicas
 
 
-def _teacher_busy_share(metrics: Sequence[StepMetrics], replicas: int) -> float | None:
+def _teacher_busy_share(metrics: Sequence[StepMetrics], replicas: float) -> float | None:
     """None where the teacher was never asked: idle is not held back."""
     busy_s = sum(m.teacher_s for m in metrics)
     if busy_s == 0:

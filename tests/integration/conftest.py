@@ -9,6 +9,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -120,6 +121,9 @@ class _KeptTeacher:
         if not hasattr(self._teacher, "facts"):
             self._teacher.wait(job, models)
         self.client, self.facts = self._teacher.client, self._teacher.facts
+
+    def watched(self, *_: Any) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def stop(self) -> None:
         self.is_running = False

@@ -103,3 +103,39 @@ def test_what_others_hold_is_waited_for_and_then_refused(
     job = make_job()
     with pytest.raises(ResourceError, match=r"but others hold them: CPUs are .* short"):
         resources.require(job, phases(job))
+
+
+@pytest.mark.parametrize(
+    ("cpus", "said"),
+    [
+        (1.0, "all 4 teacher replicas hold 0.84 CPUs and 0 GPUs: 3 fit now, others would wait"),
+        (4.0, "all 4 teacher replicas hold 0.84 CPUs and 0 GPUs, which fit"),
+    ],
+)
+def test_how_far_an_elastic_teacher_can_grow(
+    cpus: float, said: str, cluster_of: Callable[..., None], make_job: MakeJob
+) -> None:
+    # 0.21 a replica; 0.2 + 0.1 + 0.05 for the students, the loader and the reader.
+    cluster_of({"CPU": cpus})
+    job = make_job({"teacher.replicas": {"min": 0, "max": 4}})
+    short, text = resources.shortage(job, phases(job))
+    assert not short
+    assert "1 teacher replicas x 0.21" in text
+    assert said in text
+
+
+def test_an_elastic_teacher_that_cannot_even_begin(
+    cluster_of: Callable[..., None], make_job: MakeJob
+) -> None:
+    cluster_of({"CPU": 0.5})
+    job = make_job({"teacher.replicas": {"min": 0, "max": 4}})
+    with pytest.raises(ResourceError, match=r"1 teacher replicas x 0\.21"):
+        resources.require(job, phases(job))
+
+
+def test_a_fixed_teacher_says_nothing_of_growing(
+    cluster_of: Callable[..., None], make_job: MakeJob
+) -> None:
+    cluster_of({"CPU": 4.0})
+    job = make_job()
+    assert "teacher replicas hold" not in resources.shortage(job, phases(job))[1]

@@ -66,10 +66,18 @@ def test_a_run_in_which_nothing_was_learned_may_be_corrected(make_job: MakeJob) 
     assert not run.targets("heldout").exists()
 
 
-def test_nothing_to_resume(make_job: MakeJob) -> None:
-    with pytest.raises(StorageError, match="there is no run to resume"):
-        claim(make_job(), resume=True)
-    assert not RunDirectory.of(make_job()).root.exists()
+def test_resuming_what_is_not_there_begins_it(make_job: MakeJob) -> None:
+    run = claim(make_job(), resume=True)
+    assert run.job_file.is_file()
+    assert claim(make_job(), resume=True) == run
+
+
+def test_a_run_killed_as_it_began_is_nobodys(make_job: MakeJob) -> None:
+    root = RunDirectory.of(make_job()).root
+    root.mkdir(parents=True)
+    for left in ("driver.lease", ".driver.lease.ab", "job.aside", ".probe-ab"):
+        (root / left).touch()
+    assert claim(make_job(), resume=True).job_file.is_file()
 
 
 def test_the_same_job_goes_on(make_job: MakeJob) -> None:
@@ -96,7 +104,7 @@ def test_another_job_does_not_go_on(make_job: MakeJob) -> None:
     [
         ("data.corpus.split", "test"),
         ("student.lora", {"r": 4}),
-        ("student.num_workers", 2),
+        ("student.zero_stage", 2),
         ("evaluation.sets", {"more": {"source": "x"}}),
         ("teacher.dtype", "bf16"),
         ("soft_targets.top_k", 9),
@@ -121,7 +129,10 @@ def test_what_decides_the_numbers_may_not_change(field: str, value: Any, make_jo
         ("teacher.device", "gpu"),
         ("teacher.labels", {"zone": "a"}),
         ("teacher.micro_batch_tokens", 100),
+        ("student.num_workers", 2),
         ("student.cpus_per_worker", 2.0),
+        ("soft_targets.store_mode", "fill"),
+        ("soft_targets.store", "/kept"),
         ("student.labels", {"zone": "a"}),
         ("student.activation_checkpointing", True),
         ("train.micro_batch", 4),

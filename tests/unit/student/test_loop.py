@@ -13,9 +13,10 @@ import pytest
 
 from raykd.errors import DivergenceError, OrderError
 from raykd.losses.heldout import HeldoutSums
-from raykd.student import loop
+from raykd.student import loop, notice
 from raykd.student.checkpoint import latest
 from raykd.student.engine import StepResult, Wish
+from raykd.student.notice import Notices, Termination
 from raykd.telemetry.metrics import MetricsWriter, read_metrics
 
 BATCH = 4
@@ -86,6 +87,7 @@ class Run:
         self.stop_file = root / "stop"
         self.metrics = root / "metrics.jsonl"
         self.barriers = 0
+        self.notes: list[str] = []
 
     def __call__(
         self,
@@ -95,18 +97,19 @@ class Run:
         rows: Iterator[pa.Table] | None = None,
         rank: int = 0,
         heldout: pa.Table | None = None,
+        notices: Notices | None = None,
     ) -> int:
         with MetricsWriter(self.metrics, first_step) as writer:
             return loop.run(
                 self.job,
-                loop.Rank(rank, 1, self._barrier),
+                loop.Rank(rank, 1, self._barrier, notices or Notices()),
                 student,
                 stream(first_step, num_steps) if rows is None else rows,
                 loop.Stretch(first_step, num_steps, 16, places),
                 self.checkpoints,
                 self.stop_file,
                 heldout,
-                loop.Records(writer, [], lambda text: None) if rank == 0 else None,
+                loop.Records(writer, [], self.notes.append) if rank == 0 else None,
             )
 
     def _barrier(self) -> None:
@@ -117,6 +120,10 @@ class Run:
         if not self.checkpoints.is_dir():
             return []
         return sorted(path.name for path in self.checkpoints.iterdir())
+
+    @property
+    def whole(self) -> list[str]:
+        return [name for name in self.names if not name.endswith(".aside")]
 
 
 @pytest.fixture
@@ -284,3 +291,77 @@ def test_nothing_is_measured_where_the_job_does_not_ask(make_run: Callable[..., 
     run, student = make_run(), Diary()
     run(student, 2, heldout=None)
     assert student.measured == 0
+
+
+def test_a_notice_saves_once_and_the_run_goes_on(make_run: Callable[..., Run]) -> None:
+    run, student = make_run(), Diary()
+    termination = Termination()
+
+    def rows() -> Iterator[pa.Table]:
+        for step in range(5):
+            if step == 2:
+                termination._asked.set()
+            yield pa.table({"row": places(0, step)})
+
+    assert run(student, 5, rows=rows(), notices=Notices(termination)) == 5
+    wished = [Wish.GO_ON, Wish.GO_ON, Wish.SAVE_AT_NOTICE, Wish.GO_ON, Wish.GO_ON]
+    assert student.wished == wished
+    assert run.names == ["step-00000003", "step-00000005"]
+    assert run.notes == [
+        "notice that a rank's machine or process will be taken away: saved after step 3; the run "
+        "goes on until that happens"
+    ]
+
+
+def test_any_rank_may_notice(make_run: Callable[..., Run]) -> None:
+    """The first rank learns of it in the step, and so would the third."""
+    run = make_run()
+    notices = Notices()
+    run(Diary(wishes={1: Wish.SAVE_AT_NOTICE}), 4, notices=notices)
+    assert run.names == ["step-00000002", "step-00000004"]
+    assert notices._quiet_until > 0
+    other, student = make_run(), Diary()
+    termination = Termination()
+    termination._asked.set()
+    (other.checkpoints / "step-00000001.aside").mkdir(parents=True)
+    (other.checkpoints / "step-00000002.aside").mkdir(parents=True)
+    other(student, 2, rank=1, notices=Notices(termination))
+    assert student.wished == [Wish.SAVE_AT_NOTICE, Wish.GO_ON]
+
+
+def test_ray_s_notice_saves_once(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray goes on telling of the node until it is gone."""
+    monkeypatch.setattr(notice, "LOOK_EVERY_S", 0.0)
+    told = iter([None, ("node",), ("node",), ("node",), ("node",)])
+    run, student = make_run(), Diary()
+    assert run(student, 5, notices=Notices(preempted=lambda: next(told))) == 5
+    assert set(student.wished) == {Wish.LOOK}
+    assert run.names == ["step-00000002", "step-00000005"]
+    assert len(run.notes) == 1
+
+
+def test_a_stop_is_stronger_than_a_notice(make_run: Callable[..., Run]) -> None:
+    run, student = make_run(), Diary()
+    termination = Termination()
+    termination._asked.set()
+    run.stop_file.touch()
+    assert run(student, 5, notices=Notices(termination)) == 1
+    assert student.wished == [Wish.SAVE_AND_END]
+
+
+def test_metrics_are_on_the_disk_before_their_checkpoint(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run({"checkpoint.every_steps": 2})
+    synced: list[tuple[int, int]] = []
+    plain = MetricsWriter.sync
+
+    def sync(writer: MetricsWriter) -> None:
+        plain(writer)
+        synced.append((len(read_metrics(run.metrics)), len(run.whole)))
+
+    monkeypatch.setattr(MetricsWriter, "sync", sync)
+    run(Diary(), 4)
+    assert synced == [(2, 0), (4, 1)]

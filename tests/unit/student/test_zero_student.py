@@ -266,6 +266,44 @@ def test_saved_and_loaded_it_goes_on_as_before(
     assert other != pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("changes", [{}, {"student.lora": {"r": 4, "dropout": 0.3}}])
+def test_a_resume_is_exact_with_dropout(
+    stage: int,
+    changes: dict[str, Any],
+    make_job: MakeJob,
+    save_llama: Callable[..., Path],
+    batches: list[Batch],
+    tmp_path: Path,
+) -> None:
+    source = save_llama(tmp_path / "m", 2, attention_dropout=0.2)
+    job = make_job({**CHANGES, **changes, "student.zero_stage": stage})
+    student = student_of(job, source)
+    student.train_step(batches[0][0], 0, 0.0, Wish.GO_ON)
+    student.save(tmp_path)
+    expected = [student.train_step(batches[i][0], i, 0.0, Wish.GO_ON) for i in (1, 2)]
+    del student
+    gc.collect()
+    again = student_of(job, source)
+    again.load(tmp_path)
+    found = [again.train_step(batches[i][0], i, 0.0, Wish.GO_ON) for i in (1, 2)]
+    assert found == expected
+    # with other masks it would be another
+    (tmp_path / "rng-00000.json").unlink()
+    again.load(tmp_path)
+    assert again.train_step(batches[1][0], 1, 0.0, Wish.GO_ON).loss != expected[0].loss
+    del again
+    gc.collect()
+
+
+def test_the_strongest_wish_of_all_ranks_wins(
+    make_job: MakeJob, student_dir: Path, batches: list[Batch]
+) -> None:
+    student = student_of(make_job(CHANGES), student_dir)
+    for wish in Wish:
+        assert student.train_step(batches[0][0], 0, 0.5, wish).wish is wish
+
+
 def test_adapters_are_merged_in_the_export(
     make_job: MakeJob, student_dir: Path, batches: list[Batch], tmp_path: Path
 ) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,9 +19,11 @@ from raykd.errors import SoftTargetError, TeacherError
 from raykd.models.load import ModelSource
 from raykd.pipeline import plan
 from raykd.soft_targets.spec import CodecSpec
-from raykd.teacher import service
+from raykd.teacher import client as client_module
+from raykd.teacher import tally as tally_module
+from raykd.teacher.client import NoReplicaError, Patience, Scorer, TeacherClient
 from raykd.teacher.engine import EngineSpec
-from raykd.teacher.service import ReplicaSpec, Scorer, TeacherClient
+from raykd.teacher.replica import ReplicaSpec
 
 SPEC = CodecSpec("top_k", 320, top_k=4)
 NEVER = object()
@@ -41,22 +45,46 @@ def died_inside() -> Exception:
     return ray.exceptions.RayTaskError("score", "traceback", died())
 
 
+class FakeResponse:
+    """Gives its answer when awaited; an exception is raised, `NEVER` does not come."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+        self.cancelled = False
+
+    def __await__(self) -> Iterator[Any]:
+        if self._answer is NEVER:
+            yield from asyncio.Event().wait().__await__()
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
 class FakeHandle:
-    """Answers requests with what it was given, in order; an exception is raised."""
+    """Answers requests with what it was given, in order."""
 
     def __init__(self, answers: list[Any]) -> None:
-        self.asked: list[tuple[pa.Table, CodecSpec]] = []
+        self.asked: list[tuple[Any, ...]] = []
+        self.responses: list[FakeResponse] = []
         self._answers: Iterator[Any] = iter(answers)
-        self.score = SimpleNamespace(remote=self._score)
+        for name in ("score", "describe", "write_head"):
+            setattr(self, name, SimpleNamespace(remote=self._send))
 
-    async def _score(self, rows: pa.Table, spec: CodecSpec) -> Any:
-        self.asked.append((rows, spec))
-        answer = next(self._answers)
-        if answer is NEVER:
-            await asyncio.Event().wait()
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    def _send(self, *arguments: Any) -> FakeResponse:
+        self.asked.append(arguments)
+        self.responses.append(FakeResponse(next(self._answers)))
+        return self.responses[-1]
+
+
+class FakeTally:
+    """Keeps the counts that it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+        self.tell = SimpleNamespace(remote=lambda process, count: self.told.append(count))
 
 
 @pytest.fixture
@@ -67,8 +95,18 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def pause(seconds: float) -> None:
         made.append(seconds)
 
-    monkeypatch.setattr(service.asyncio, "sleep", pause)
+    monkeypatch.setattr(client_module, "asyncio", _Asyncio(pause))
     return made
+
+
+class _Asyncio:
+    """asyncio with another `sleep`, for one module alone."""
+
+    def __init__(self, sleep: Any) -> None:
+        self.sleep = sleep
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
 
 
 @pytest.fixture
@@ -80,19 +118,25 @@ def ordered_rows(packed_rows: Callable[..., pa.Table]) -> pa.Table:
     )
 
 
+def client_of(
+    max_retries: int = 3, start_timeout_s: float = 0.1, longest_try_s: float = 0.1
+) -> TeacherClient:
+    return TeacherClient("app", Patience(start_timeout_s, longest_try_s, max_retries), FakeTally())
+
+
 def ask(
     monkeypatch: pytest.MonkeyPatch,
     rows: pa.Table,
     answers: list[Any],
-    max_retries: int = 3,
-    timeout_s: float = 5.0,
+    client: TeacherClient | None = None,
+    runs: bool = True,
 ) -> tuple[Any, FakeHandle]:
     """What the client returns or raises, and the handle it used."""
     handle = FakeHandle(answers)
-    monkeypatch.setattr(service, "_handle", lambda app: handle)
-    client = TeacherClient("app", timeout_s, max_retries)
+    monkeypatch.setattr(client_module, "_handle", lambda app: handle)
+    monkeypatch.setattr(client_module, "answers", lambda app: runs)
     try:
-        return asyncio.run(client.score(rows, SPEC)), handle
+        return asyncio.run((client or client_of()).score(rows, SPEC)), handle
     except TeacherError as error:
         return error, handle
 
@@ -129,8 +173,8 @@ def test_a_lost_request_is_asked_again(
 def test_pauses_grow(
     monkeypatch: pytest.MonkeyPatch, ordered_rows: pa.Table, pauses: list[float]
 ) -> None:
-    monkeypatch.setattr(service.random, "uniform", lambda low, high: 1.0)
-    ask(monkeypatch, ordered_rows, [died() for _ in range(9)], max_retries=8)
+    monkeypatch.setattr(client_module.random, "uniform", lambda low, high: 1.0)
+    ask(monkeypatch, ordered_rows, [died() for _ in range(9)], client_of(max_retries=8))
     assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
 
 
@@ -142,7 +186,7 @@ def test_after_the_last_retry_the_rows_are_named(
     pauses: list[float],
 ) -> None:
     answers = [died() for _ in range(9)]
-    error, handle = ask(monkeypatch, ordered_rows, answers, max_retries=max_retries)
+    error, handle = ask(monkeypatch, ordered_rows, answers, client_of(max_retries))
     assert isinstance(error, TeacherError)
     assert len(handle.asked) == max_retries + 1
     assert len(pauses) == max_retries
@@ -161,6 +205,24 @@ def test_what_the_engine_refuses_is_tried_once_more(
     assert str(error).endswith("last: SoftTargetError: row 3 is odd")
 
 
+def test_no_number_of_retries_has_a_refused_request_tried_often(
+    monkeypatch: pytest.MonkeyPatch, ordered_rows: pa.Table, pauses: list[float]
+) -> None:
+    answers = [engine_error(), died(), died(), engine_error(), ANSWER]
+    error, handle = ask(monkeypatch, ordered_rows, answers, client_of(max_retries=100))
+    assert isinstance(error, TeacherError), "two refusals, whatever was lost between them"
+    assert len(handle.asked) == 4
+    error, handle = ask(monkeypatch, ordered_rows, [engine_error()], client_of(max_retries=0))
+    assert len(handle.asked) == 1
+
+
+def test_what_was_lost_before_does_not_count_as_refused(
+    monkeypatch: pytest.MonkeyPatch, ordered_rows: pa.Table, pauses: list[float]
+) -> None:
+    got, _ = ask(monkeypatch, ordered_rows, [died(), engine_error(), ANSWER])
+    assert got is ANSWER
+
+
 def test_what_one_replica_refuses_another_may_answer(
     monkeypatch: pytest.MonkeyPatch, ordered_rows: pa.Table, pauses: list[float]
 ) -> None:
@@ -168,14 +230,60 @@ def test_what_one_replica_refuses_another_may_answer(
     assert got is ANSWER
 
 
-def test_no_answer_in_time(
+def test_an_answer_that_never_comes_though_replicas_run(
     monkeypatch: pytest.MonkeyPatch, ordered_rows: pa.Table, pauses: list[float]
 ) -> None:
-    error, handle = ask(monkeypatch, ordered_rows, [NEVER, NEVER], max_retries=1, timeout_s=0.05)
+    client = client_of(max_retries=1)
+    error, handle = ask(monkeypatch, ordered_rows, [NEVER, NEVER], client)
     assert len(handle.asked) == 2
-    assert str(error).endswith("last: no answer within teacher.request_timeout_s (0.05 s)")
-    got, _ = ask(monkeypatch, ordered_rows, [NEVER, ANSWER], max_retries=1, timeout_s=0.05)
+    assert str(error).endswith("last: no answer within 0.1 s, though replicas run")
+    assert all(response.cancelled for response in handle.responses)
+    got, _ = ask(monkeypatch, ordered_rows, [NEVER, ANSWER], client)
     assert got is ANSWER
+
+
+def test_a_request_waits_longer_while_replicas_run(
+    monkeypatch: pytest.MonkeyPatch, ordered_rows: pa.Table, pauses: list[float]
+) -> None:
+    client = client_of(max_retries=0, start_timeout_s=0.1, longest_try_s=0.5)
+    started = time.monotonic()
+    ask(monkeypatch, ordered_rows, [NEVER], client, runs=True)
+    assert time.monotonic() - started > 0.4
+
+
+def test_no_replica_comes_up(
+    monkeypatch: pytest.MonkeyPatch, ordered_rows: pa.Table, pauses: list[float]
+) -> None:
+    client = client_of(max_retries=5, start_timeout_s=0.1, longest_try_s=60.0)
+    error, handle = ask(monkeypatch, ordered_rows, [NEVER] * 6, client, runs=False)
+    assert len(handle.asked) == 1, "a second try would find none either"
+    assert str(error).endswith("last: no replica ran for teacher.start_timeout_s (0.1 s)")
+
+
+def test_other_questions_are_asked_again_too(
+    monkeypatch: pytest.MonkeyPatch, pauses: list[float]
+) -> None:
+    handle = FakeHandle([died(), {"device": "cpu"}, died(), None])
+    monkeypatch.setattr(client_module, "_handle", lambda app: handle)
+    assert client_of().describe() == {"device": "cpu"}
+    client_of().write_head(Path("head"))
+    assert handle.asked == [(), (), (Path("head"),), (Path("head"),)]
+
+
+def test_requests_on_their_way_are_told(
+    monkeypatch: pytest.MonkeyPatch, ordered_rows: pa.Table
+) -> None:
+    client = client_of()
+    monkeypatch.setattr(tally_module, "TELL_S", 0.01)
+
+    async def two() -> None:
+        await asyncio.gather(client.score(ordered_rows, SPEC), client.score(ordered_rows, SPEC))
+        await asyncio.sleep(0.1)
+
+    monkeypatch.setattr(client_module, "_handle", lambda app: FakeHandle([ANSWER] * 2))
+    asyncio.run(two())
+    assert client.tally.told[0] == 2
+    assert client.tally.told[-1] == 0
 
 
 def test_a_defect_is_not_taken_for_a_lost_request(
@@ -189,9 +297,9 @@ def test_a_scorer_asks_for_its_kind_of_targets(
     monkeypatch: pytest.MonkeyPatch, ordered_rows: pa.Table
 ) -> None:
     handle = FakeHandle([ANSWER])
-    monkeypatch.setattr(service, "_handle", lambda app: handle)
+    monkeypatch.setattr(client_module, "_handle", lambda app: handle)
     other = CodecSpec("top_k", 9, (1.0, 3.0), top_k=7)
-    assert asyncio.run(Scorer(TeacherClient("app", 5.0, 0), other)(ordered_rows)) is ANSWER
+    assert asyncio.run(Scorer(client_of(), other)(ordered_rows)) is ANSWER
     assert handle.asked[0][1] == other
 
 
@@ -208,28 +316,29 @@ def test_a_scorer_asks_for_its_kind_of_targets(
     ],
 )
 def test_whose_fault_it_is(error: Exception, raised: bool) -> None:
-    assert service._engine_raised(error) is raised
+    assert client_module.engine_raised(error) is raised
 
 
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (TimeoutError(), "no answer within teacher.request_timeout_s (2.5 s)"),
+        (TimeoutError("2.5 s"), "no answer within 2.5 s, though replicas run"),
+        (NoReplicaError("2.5 s"), "no replica ran for teacher.start_timeout_s (2.5 s)"),
         (engine_error("first\nlast"), "SoftTargetError: last"),
         (ValueError(""), "ValueError: "),
         (ray.exceptions.RayTaskError("f", "t", engine_error("deep")), "SoftTargetError: deep"),
     ],
 )
 def test_reasons(error: Exception, reason: str) -> None:
-    assert service._reason(error, 2.5) == reason
+    assert client_module._reason(error) == reason
 
 
 def test_rows_are_named(ordered_rows: pa.Table) -> None:
-    assert service._name_rows(ordered_rows) == "rows 8 to 10 (prepared rows 31, 7, 90)"
-    assert service._name_rows(ordered_rows.select(["input_ids"])) == "3 held-out rows"
-    assert service._name_rows(ordered_rows.slice(0, 0)) == "0 held-out rows"
+    assert client_module._name_rows(ordered_rows) == "rows 8 to 10 (prepared rows 31, 7, 90)"
+    assert client_module._name_rows(ordered_rows.select(["input_ids"])) == "3 held-out rows"
+    assert client_module._name_rows(ordered_rows.slice(0, 0)) == "0 held-out rows"
     many = pa.table({"row": list(range(20)), "source_row": list(range(100, 120))})
-    named = service._name_rows(many)
+    named = client_module._name_rows(many)
     assert named == "rows 0 to 19 (prepared rows 100, 101, 102, 103, 104, 105, 106, 107, ...)"
 
 

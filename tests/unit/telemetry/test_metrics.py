@@ -140,6 +140,35 @@ class TestMetricsWriter:
         write(path, step(3), resume_step=2)
         assert read_metrics(path) == [step(1), step(2), step(3)]
 
+    def test_a_run_killed_at_any_byte_writes_no_step_twice(self, path: Path) -> None:
+        """Killed within the line of step 3, gone on after step 2, killed again, gone on."""
+        line = step(3).to_json() + "\n"
+        for cut in range(len(line) + 1):
+            path.write_text(step(1).to_json() + "\n" + step(2).to_json() + "\n" + line[:cut])
+            tail = MetricsTail(path)
+            seen = tail.poll()
+            with MetricsWriter(path, 2) as writer:
+                writer.write(step(3))
+                writer.write(step(4))
+            with path.open("a") as file:
+                file.write(step(5).to_json()[:cut])
+            seen += tail.poll()
+            write(path, step(3), step(4), step(5), resume_step=2)
+            seen += tail.poll()
+            assert read_metrics(path) == [step(n) for n in range(1, 6)]
+            assert [metrics.step for metrics in seen] == [1, 2, 3, 4, 5]
+
+    def test_a_torn_line_up_to_the_checkpoint_is_not_passed_over(self, path: Path) -> None:
+        path.write_text(step(1).to_json() + "\n" + step(2).to_json()[:40] + "\n")
+        with pytest.raises(RunError, match=r":2: not a line"):
+            MetricsWriter(path, 2)
+
+    def test_steps_can_be_brought_to_the_disk(self, path: Path) -> None:
+        with MetricsWriter(path, 0) as writer:
+            writer.write(step(1))
+            writer.sync()
+        assert read_metrics(path) == [step(1)]
+
     def test_resume_from_the_start_begins_anew(self, path: Path) -> None:
         write(path, step(1), step(2))
         write(path, resume_step=0)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from raykd.telemetry.metrics import HeldoutMetrics, StepMetrics
 from raykd.telemetry.progress import Progress
+from raykd.telemetry.replicas import ReplicaSample
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -44,6 +45,10 @@ def step(number: int, **changed: Any) -> StepMetrics:
         time=0.0,
     )
     return replace(metrics, **changed)
+
+
+def teacher(**changed: Any) -> ReplicaSample:
+    return replace(ReplicaSample(time=0.0, running=2, wanted=2, most=4, queued=6), **changed)
 
 
 def console(terminal: bool, width: int = 80) -> tuple[Console, StringIO]:
@@ -79,13 +84,40 @@ class TestPlain:
             "[train] …",
         ]
         assert lines[5] == (
-            "[train] step 5/240 · loss 1.83 · student 690 tok/s · teacher 720 tok/s · waits 12 % "
-            "· 7m 50s left"
+            "[train] step 5/240 · loss 1.83 · student 690 tok/s · teacher 720 tok/s · "
+            "student waits 12 % · teacher waits 4.2 % · 7m 50s left"
         )
         assert len(lines) == 5 + 120 * 2 // 10 + 2  # one each ten seconds, and the end
         assert lines[-2].startswith("[train] step 120/240 · loss 1.83")
         assert lines[-1] == "[train] done in 4m 00s"
         assert not ANSI.search(out.getvalue())
+
+    def test_replicas_and_queue(self) -> None:
+        made, out = console(terminal=False)
+        with Progress(made, "r", every_s=0) as progress:
+            with progress.stage("train", total=9):
+                progress.teacher(teacher())
+                progress.update([step(1)])
+            with progress.stage("evaluate"):
+                progress.count(1)
+        said = out.getvalue()
+        assert "teacher 1.44k tok/s · teacher 2/4 replicas · queue 6 · student waits 12 %" in said
+        assert said.splitlines()[-2] == "[evaluate] step 1", "the next stage has no teacher"
+
+    def test_a_student_that_waits_sees_the_teacher_come(self) -> None:
+        made, out = console(terminal=False)
+        with Progress(made, "r", every_s=0) as progress, progress.stage("train", total=9):
+            progress.update([])
+            progress.teacher(teacher(running=0, wanted=1, queued=4))
+            progress.update([])
+            progress.teacher(teacher(running=0, wanted=1, queued=4, time=9.0))
+            progress.update([])
+            progress.teacher(teacher(running=1, wanted=1, queued=3))
+            progress.update([])
+        assert out.getvalue().splitlines()[1:-1] == [
+            "[train] step 0/9 · teacher 0/4 replicas (1 starting) · queue 4",
+            "[train] step 0/9 · teacher 1/4 replicas · queue 3",
+        ]
 
     def test_heldout_stays_known(self) -> None:
         clock = Clock()
@@ -138,6 +170,7 @@ class TestTerminal:
         with progress, progress.stage("train", total=240):
             heldout = HeldoutMetrics(kl=0.412, top1_agreement=0.6, perplexity=20.0)
             progress.update([step(n, heldout=heldout) for n in range(1, 121)])
+            progress.teacher(teacher(running=1))
             plain = StringIO()
             Console(file=plain, width=80).print(progress)
         shown = plain.getvalue()
@@ -149,7 +182,10 @@ class TestTerminal:
             "50 % · 4m 00s left",
             "student 690 tok/s",
             "teacher 720 tok/s",
-            "waits 12 %",
+            "student waits 12 %",
+            "teacher waits 4.2 %",
+            "teacher 1/4 replicas (1 starting)",
+            "queue 6",
             "loss 1.83",
             "held-out KL 0.412",
             "top-1 60 %",

@@ -1,0 +1,268 @@
+"""The chapters of a run, from rows to the last step of training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from raykd.config.job import Job
+from raykd.data.layout import BlockLayout
+from raykd.data.order import RowOrder
+from raykd.data.prepare import open_rows
+from raykd.data.stream import DealInOrder, OrderedStream, Score
+from raykd.errors import Interrupted, StorageError, StoreError
+from raykd.evaluation.probe_table import as_yaml
+from raykd.models.load import ModelSource
+from raykd.pipeline import cluster, kept, plan, probe, stages
+from raykd.pipeline.run_dir import RunDirectory
+from raykd.pipeline.targets import heldout_spec, training_spec
+from raykd.pipeline.teacher import Parts, Teacher
+from raykd.pipeline.watching import watched
+from raykd.soft_targets.codec import target_schema
+from raykd.soft_targets.spec import CodecSpec
+from raykd.student.checkpoint import latest
+from raykd.student.engine import StudentSpec
+from raykd.student.notes import NotesTail
+from raykd.student.student_run import StudentRun
+from raykd.student.trainer import train
+from raykd.teacher.service import Scorer
+from raykd.telemetry.progress import Progress
+
+
+class Story:
+    """The chapters of a run; what they all know, they share."""
+
+    def __init__(
+        self,
+        job: Job,
+        run: RunDirectory,
+        models: stages.Models,
+        initial: ModelSource,
+        progress: Progress,
+        parts: Parts,
+        lost: list[StorageError],
+    ) -> None:
+        self.job = job
+        self._run = run
+        self._models = models
+        self._initial = initial
+        self._progress = progress
+        self._parts = parts
+        self._lost = lost
+        self._kept = kept.Kept.of(job, models)
+        self._data: dict[str, Any] | None = None
+
+    def all_is_kept(self) -> bool:
+        """Whether the store holds all that the rest of the run asks a teacher for.
+
+        Raises:
+            StoreError: It does not, and no teacher may start.
+        """
+        assert self._kept is not None
+        self._prepare_rows()
+        if self._needs_targets and self.job.soft_targets.codec == "auto":
+            return False
+        lacking = self._lacking()
+        found = ", ".join(
+            f"{one.of - one.rows} of {one.of} rows of {n}" for n, one in lacking.items()
+        )
+        self._progress.note(f"kept soft targets: {found} ({self._kept.location})")
+        missing = [name for name, one in lacking.items() if one.rows]
+        if not missing and self._lacks_head():
+            missing = ["the teacher's head (codec hidden)"]
+        if missing and self._kept.mode == "only":
+            raise StoreError(
+                f"soft_targets.store_mode: only, but {self._kept.location} has {found}; lacking: "
+                f"{', '.join(missing)}. Fill it with a run of `store_mode: fill`, or let the "
+                "teacher be asked with `store_mode: use`"
+            )
+        return not missing
+
+    def _lacks_head(self) -> bool:
+        hidden = self._needs_targets and training_spec(self.job, self._models).source == "hidden"
+        return hidden and not self._run.teacher_head.is_file()
+
+    @property
+    def _needs_targets(self) -> bool:
+        return self.job.needs_teacher_for_training
+
+    def _lacking(self) -> dict[str, kept.Lacking]:
+        """Of every set, the rows that the store does not hold."""
+        lacking = {}
+        assert self._data is not None
+        if self._needs_targets:
+            lacking["train"] = self._count("train", training_spec(self.job, self._models))
+        for name in self._data:
+            if name != "train" and not self._run.targets(name).is_file():
+                lacking[name] = self._count(name, heldout_spec(self.job, self._models))
+        return lacking
+
+    def _count(self, name: str, spec: CodecSpec) -> kept.Lacking:
+        order, places = None, range(0)
+        if name == "train":
+            order, steps = self._order()
+            batch, each = self.job.train.global_batch, self.job.stream.steps_per_block
+            done = latest(self._run.checkpoints)
+            # A block is scored whole: see `data.layout`.
+            first = (done.mark.step if done else 0) // each * each
+            places = range(first * batch, steps * batch)
+        found: kept.Lacking = cluster.run_remote(
+            kept.count_lacking, self._kept, spec, self._run.data / name, order, places, cpus=0
+        )
+        return found
+
+    def _prepare_rows(self) -> dict[str, Any]:
+        if self._data is None:
+            with self._progress.stage("prepare"):
+                self._data = cluster.run_remote(
+                    stages.prepare_rows, self.job, self._run, self._models, cpus=0
+                )
+            for name, one in self._data.items():
+                self._progress.note(f"{name}: {one['sentence']}")
+        return self._data
+
+    def prepare(self, teacher: Teacher) -> tuple[dict[str, Any], dict[str, Path]]:
+        """Rows, and the teacher's word on the held-out ones; rows are made while it starts."""
+        data = self._prepare_rows()
+        if teacher.is_running:
+            with self._progress.stage("teacher"):
+                teacher.wait(self.job, self._models)
+        targets = {name: self._run.targets(name) for name in data if name != "train"}
+        score = self._score(teacher, heldout_spec(self.job, self._models))
+        with self._progress.stage("held-out"):
+            for name, file in targets.items():
+                cluster.run_remote(stages.score_set, score, self._run.data / name, file, cpus=0)
+        return data, targets
+
+    def _score(self, teacher: Teacher, spec: CodecSpec) -> Score | None:
+        ask = Scorer(teacher.client, spec) if teacher.is_running else None
+        return kept.scoring(self._kept, spec, ask)
+
+    def decide(self, teacher: Teacher) -> None:
+        """A codec in the place of `auto`: what a probe recommends, once and for all."""
+        job, run = self.job, self._run
+        if job.soft_targets.codec != "auto" or not self._needs_targets:
+            return
+        found = probe.measure(
+            job,
+            run,
+            self._models,
+            self._initial,
+            teacher.client,
+            run.data / "train",
+            probe.Size(),
+            self._progress,
+        )
+        probe.write_probe(run.probe, found)
+        best = found.recommended
+        self._progress.note(
+            f"codec: auto is {as_yaml(best)}: {best.codec_reason} (all of it: {run.probe})"
+        )
+        self.job = probe.decided(job, run)
+
+    def _order(self) -> tuple[RowOrder, int]:
+        """The order of the run's rows, and its steps."""
+        job, rows = self.job, open_rows(self._run.data / "train")
+        order = RowOrder(
+            num_rows=rows.num_rows,
+            epochs=job.train.epochs,
+            seed=job.seed,
+            shuffle=job.data.shuffle,
+            lengths=rows.lengths if job.data.packing == "pad" else None,
+            global_batch=job.train.global_batch,
+        )
+        return order, plan.num_steps(job, rows.num_rows)
+
+    def fill(self, teacher: Teacher) -> None:
+        """Have all rows scored and kept, then let the teacher go."""
+        self._write_head(teacher)
+        order, steps = self._order()
+        batch = self.job.train.global_batch
+        steps_an_epoch = -(-order.num_rows // batch)
+        stream = self._stream(teacher, replace(order, epochs=1), min(steps, steps_an_epoch), 1)
+        with (
+            self._progress.stage("fill"),
+            teacher.watched(self._run.teacher_log, self._progress.teacher),
+        ):
+            for _ in stream.score_only():
+                if self._lost:
+                    raise self._lost[0]
+        teacher.stop()
+
+    def _write_head(self, teacher: Teacher) -> None:
+        if self._lacks_head():
+            teacher.client.write_head(self._run.teacher_head)
+
+    def _stream(
+        self, teacher: Teacher, order: RowOrder, last_step: int, num_ranks: int
+    ) -> OrderedStream:
+        job = self.job
+        spec = training_spec(job, self._models)
+        return OrderedStream(
+            rows_directory=str(self._run.data / "train"),
+            order=order,
+            layout_from=partial(
+                BlockLayout,
+                last_step=last_step,
+                global_batch=job.train.global_batch,
+                num_ranks=num_ranks,
+                steps_per_block=job.stream.steps_per_block,
+            ),
+            first_step=_from_the_start,
+            score=self._score(teacher, spec) if self._needs_targets else None,
+            targets=target_schema(spec),
+            config=job.stream,
+            requests_in_flight=plan.requests_in_flight(job),
+        )
+
+    def train(self, teacher: Teacher, targets: dict[str, Path]) -> None:
+        """Stream rows through the teacher into the student group until the last step."""
+        job, run, progress = self.job, self._run, self._progress
+        self._write_head(teacher)
+        order, steps = self._order()
+        stream = self._stream(teacher, order, steps, job.student.num_workers)
+        spec = training_spec(job, self._models)
+        student = StudentRun(
+            student=StudentSpec(
+                job=job,
+                source=self._initial,
+                num_steps=steps,
+                targets=spec,
+                heldout=heldout_spec(job, self._models),
+                head_file=run.teacher_head
+                if self._needs_targets and spec.source == "hidden"
+                else None,
+            ),
+            rows_an_epoch=order.num_rows,
+            directory=str(run.root),
+            heldout_file=str(targets["heldout"]) if job.evaluation.every_steps else None,
+            layout_from=stream.layout_from,
+            student_class=self._parts.student_class,
+        )
+        stream = replace(stream, first_step=student.first_step)
+        deal = DealInOrder(plan.object_store_bytes(job, spec, cluster.object_stores()))
+        notes = NotesTail(run.logs)
+        done = student.first_step()
+        for text in notes.poll():
+            progress.note(text)
+        if done >= steps:
+            progress.note(f"all {steps} steps were done before")
+            return
+        if done:
+            progress.note(f"going on after step {done}, row {done * job.train.global_batch}")
+        with (
+            progress.stage("train", total=steps),
+            teacher.watched(run.teacher_log, progress.teacher),
+        ):
+            work = partial(train, student, stream, deal)
+            done = watched(run, progress, notes, work, done, self._lost)
+        if done < steps:
+            raise Interrupted(
+                f"stopped after step {done} of {steps}; checkpoint saved. Go on with --resume"
+            )
+
+
+def _from_the_start() -> int:
+    return 0
