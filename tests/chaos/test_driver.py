@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos]
 
 STEPS, BATCH = 14, 4
 REPOSITORY = Path(__file__).parents[2]
-STARTS_WITHIN_S = 240
+STARTS_WITHIN_S = 300
 
 
 @pytest.fixture
@@ -53,10 +54,20 @@ def kill_after(step: int, driver: subprocess.Popen[bytes], metrics: Path, log: P
     started = psutil.Process(driver.pid).children(recursive=True)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    _, left = psutil.wait_procs(started, timeout=60)
-    for process in left:
-        process.kill()
+    working = [process for process in started if not is_agent(process)]
+    _, left = psutil.wait_procs(working, timeout=60)
+    for process in started:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     assert not left
+
+
+def is_agent(process: psutil.Process) -> bool:
+    """Whether it only looks after a node; Ray leaves these behind, and they hold nothing."""
+    try:
+        return process.name() in ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::RuntimeEnv")
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_the_same_command_goes_on(
