@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raykd.config.section import Section
 
@@ -86,6 +86,12 @@ class SoftTargetsConfig(Section):
         "where all are there, no teacher starts. `fill`: ask for all rows first, then let the "
         "teacher go and train. `only`: never start a teacher. `off`: keep nothing.",
     )
+
+    @field_validator("store_mode", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, mode: object) -> object:
+        """YAML reads `off` as false."""
+        return "off" if mode is False else mode
 
     @property
     def width(self) -> str:
