@@ -1,8 +1,9 @@
 """Ray Data's scheduling loop at a walking pace.
 
-The loop waits for tasks that run. Where the student is the slower side and all that may lie between
-the two lies there, every task is done and none may be taken: the loop then turns without a pause
-and takes half a core from the student (benchmarks/overhead.py found it).
+The loop waits a tenth of a second at most for all tasks that run, and so turns ten times a second.
+Where the student is the slower side and all that may lie between the two lies there, every task is
+done and none may be taken: the loop then turns without a pause and takes half a core from the
+student (benchmarks/overhead.py found it).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 if TYPE_CHECKING:
     from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
-SHORTEST_TURN_S: Final = 0.03
+SHORTEST_TURN_S: Final = 0.1
 
 
 class Pace(ExecutionCallback):
