@@ -82,6 +82,10 @@ def verify_store(
         from raykd.store.verify import verify
 
         found, console = verify(location, section, decode=decode), _console()
+        if not found.shards and not found.faults:
+            # Not `0 bad`: the place may be misspelt.
+            _say(console, f"{location}: holds no soft targets")
+            raise typer.Exit(1)
         for fault in found.faults:
             _say(console, f"bad  {fault.path}: {fault.what}")
         rate = found.num_bytes / 1e6 / max(found.seconds, 1e-9)
@@ -138,7 +142,8 @@ def _say(console: Console, line: str) -> None:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console()
+    # Wide enough for the table where no terminal says how wide it is.
+    return Console(width=None if Console().is_terminal else 160)
 
 
 @contextmanager

@@ -40,10 +40,12 @@ def teacher_scores(rows: pa.Table) -> tuple[int, ModelScores]:
     labels = pc.list_flatten(rows.column("label_logprobs").combine_chunks())
     tokens = len(labels)
     mean_nll = -pc.mean(pc.cast(labels, pa.float64())).as_py()
-    seen = pc.sum(pc.list_value_length(rows.column("input_ids"))).as_py()
-    seconds = pc.sum(pc.cast(rows.column("teacher_s"), pa.float64())).as_py()
+    # What was read from a store took the teacher no time.
+    asked = rows.filter(pc.greater(rows.column("teacher_s"), 0))
+    seen = pc.sum(pc.list_value_length(asked.column("input_ids"))).as_py()
+    seconds = pc.sum(pc.cast(asked.column("teacher_s"), pa.float64())).as_py()
     return tokens, ModelScores(
-        perplexity=perplexity(mean_nll), tokens_per_s=seen / seconds if seconds > 0 else None
+        perplexity=perplexity(mean_nll), tokens_per_s=seen / seconds if seconds else None
     )
 
 

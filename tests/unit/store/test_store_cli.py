@@ -88,3 +88,9 @@ def test_an_error_is_one_message(store_dir: Path) -> None:
 )
 def test_ages(seconds: float, said: str) -> None:
     assert store_cli._ago(seconds) == said
+
+
+def test_verify_of_nothing_is_not_good(tmp_path: Path) -> None:
+    result = invoke("verify", str(tmp_path / "misspelt"))
+    assert result.exit_code == 1
+    assert "holds no soft targets" in result.output
