@@ -20,7 +20,7 @@ from tests.integration.runs import read_steps
 
 from .harness import complaints, steps_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.soak]
 
 STEPS, BATCH = 14, 4
 REPOSITORY = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest
 
 from .runs import RAY_WARNINGS, Distil, assert_each_step_once, checkpoint_steps
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos, *RAY_WARNINGS]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.soak, *RAY_WARNINGS]
 
 CHANGES = {
     "train.max_steps": 7,

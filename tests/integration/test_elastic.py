@@ -25,7 +25,7 @@ from raykd.teacher.service import ReplicaSpec, TeacherClient, TeacherService, Wi
 
 from .runs import RAY_WARNINGS
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos, *RAY_WARNINGS]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.soak, *RAY_WARNINGS]
 
 SPEC = CodecSpec("top_k", 320, top_k=4)
 NAP_S = 0.2

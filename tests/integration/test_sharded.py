@@ -14,7 +14,7 @@ from raykd.student.engine import StepResult, Wish, ZeroStudent
 
 from .runs import RAY_WARNINGS, Distil, assert_each_step_once, checkpoint_steps
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, *RAY_WARNINGS]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos, *RAY_WARNINGS]
 
 DIES_IN_STEP = 4
 
@@ -54,6 +54,7 @@ def test_a_rank_dies_and_no_row_is_lost(make_job: Callable[..., Any], distil: Di
     # The loop itself asserts which rows each rank gets; these are the rows it says it learned from.
     assert_each_step_once(ran.root, 7, global_batch=4)
     assert checkpoint_steps(ran.root) == [7]
-    assert all(step["teacher_s"] > 0 for step in ran.steps)
+    # Steps that were made again found their soft targets in the store.
+    assert ran.steps[0]["teacher_s"] > 0
     assert ran.report.hardware["teacher"] == "2 x 2 cpu"
     assert (ran.root / "report.html").is_file()
