@@ -17,7 +17,8 @@ from raykd.data.stream import Score
 from raykd.soft_targets.spec import CodecSpec
 from raykd.store.scoring import KeptScorer
 from raykd.store.section import Section
-from raykd.store.store import SoftTargetStore, sections
+from raykd.store.sections import sections
+from raykd.store.store import SoftTargetStore
 
 if TYPE_CHECKING:
     from raykd.pipeline.stages import Models

@@ -28,13 +28,12 @@ from raykd.store.piece_targets import fits, join, list_columns, split
 from raykd.store.pieces import Flags, Int64s, Pieces, pieces_of
 from raykd.store.place import Place
 from raykd.store.section import Section
-from raykd.store.sections import sections
 from raykd.store.shard import KEY, keys_of, shard_schema
 from raykd.store.shard_files import ShardFiles, corrupt
 from raykd.store.tally import Tally
 from raykd.store.writer import ShardWriter
 
-__all__ = ["NAMED_ROWS", "SHARD_BYTES", "SHARD_SECONDS", "SoftTargetStore", "sections"]
+__all__ = ["NAMED_ROWS", "SHARD_BYTES", "SHARD_SECONDS", "SoftTargetStore"]
 
 SHARD_BYTES: Final = 32 << 20
 SHARD_SECONDS: Final = 30.0

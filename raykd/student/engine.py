@@ -18,10 +18,11 @@ from raykd.losses.fused import LossParts
 from raykd.losses.heldout import HeldoutSums
 from raykd.models.batch import Batch, collate
 from raykd.models.head import check_head
-from raykd.models.load import ModelSource, load_model
+from raykd.models.load import ModelSource
 from raykd.soft_targets.codec import TopKTargets, decode
 from raykd.soft_targets.spec import CodecSpec
 from raykd.student import fingerprints, other_ranks, randomness
+from raykd.student.build import adamw, build_causal_lm, forget_steps
 from raykd.student.module import DistillationModule, token_weights
 from raykd.student.targets import Arrived, TargetReader, buckets
 from raykd.student.zero import accumulation_steps, deepspeed_config, learning_rate
@@ -133,9 +134,9 @@ class ZeroStudent:
         self._zero3 = _zero3_loading(config)
         vocab_size = spec.targets.vocab_size
         module = DistillationModule(build_causal_lm(job, spec.source), job, vocab_size)
-        optimizer = _optimizer(module, job)
+        optimizer = adamw(module, job)
         self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
-        _forget_steps(optimizer)
+        forget_steps(optimizer)
         self._engine.eval()
         check_head(self._engine.module.causal_lm, "student.init")
         randomness.seed_rank(job.seed, 0, dist.get_rank())
@@ -303,63 +304,6 @@ class ZeroStudent:
         return reduced
 
 
-def build_causal_lm(job: Job, source: ModelSource) -> Any:
-    """The student's model with what the job puts around it."""
-    model = load_model(source, job.student.dtype, "student.init")
-    model.config.use_cache = False
-    if job.student.lora is not None:
-        model = add_lora(model, job)
-    if job.student.activation_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
-    return model
-
-
-def add_lora(model: Any, job: Job) -> Any:
-    """Freeze the weights and put adapters beside them.
-
-    Returns the model itself, adapters injected in place, so that its head and body stay reachable
-    by their own names.
-    """
-    from peft import LoraConfig, inject_adapter_in_model
-
-    lora = job.student.lora
-    assert lora is not None
-    model.requires_grad_(False)
-    # fresh adapters must not depend on what ran before
-    torch.manual_seed(job.seed)
-    targets = lora.target_modules
-    return inject_adapter_in_model(
-        LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,  # type: ignore[arg-type]
-            lora_dropout=lora.dropout,
-            target_modules=targets if isinstance(targets, str) else list(targets),
-            task_type="CAUSAL_LM",
-        ),
-        model,
-    )
-
-
-def _optimizer(module: torch.nn.Module, job: Job) -> torch.optim.Optimizer:
-    """torch's AdamW; matrices decay, vectors (norms, biases) do not."""
-    config = job.train.optimizer
-    trained = [p for p in module.parameters() if p.requires_grad]
-    matrices = [p for p in trained if _num_dimensions(p) >= 2]
-    vectors = [p for p in trained if _num_dimensions(p) < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=0.0,  # every step sets its own; until then nothing may move, nor decay
-        betas=config.betas,
-        eps=config.eps,
-        fused=True,  # one pass over memory; the plain form made a quarter of a step on a CPU
-    )
-
-
 def _leave_collectives_to_torch() -> None:
     """Keep DeepSpeed from compiling its own all-reduce for CPUs.
 
@@ -369,18 +313,6 @@ def _leave_collectives_to_torch() -> None:
     from deepspeed.ops import __compatible_ops__
 
     __compatible_ops__["deepspeed_shm_comm"] = False
-
-
-def _forget_steps(optimizer: torch.optim.Optimizer) -> None:
-    """DeepSpeed makes AdamW's state by a step over zeros; it must not count in bias correction."""
-    for state in optimizer.state.values():
-        if "step" in state:
-            state["step"] = torch.zeros_like(state["step"])
-
-
-def _num_dimensions(parameter: torch.nn.Parameter) -> int:
-    """Under ZeRO 3 a parameter is flat and keeps its shape in `ds_shape`."""
-    return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _zero3_loading(config: dict[str, Any]) -> Any:

@@ -15,8 +15,9 @@ from raykd.config.load import dump_job
 from raykd.config.soft_targets import SoftTargetsConfig
 from raykd.errors import StorageError
 from raykd.models.load import ModelSource, load_model, load_tokenizer, torch_dtype
+from raykd.student.build import add_lora
 from raykd.student.checkpoint import Checkpoint
-from raykd.student.engine import CHECKPOINT_TAG, add_lora
+from raykd.student.engine import CHECKPOINT_TAG
 
 PREFIX = "causal_lm."
 MEASURED = "<!-- measured -->"

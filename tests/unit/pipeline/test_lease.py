@@ -94,5 +94,6 @@ def test_who_lost_the_lease_is_told_once_and_leaves_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("left", ["", "{}", "[1]", "not JSON"])
 def test_what_says_nothing_is_nobodys(tmp_path: Path, left: str) -> None:
     (tmp_path / FILE).write_text(left)
+    assert read(tmp_path / FILE) is None
     with held(tmp_path, refuse, BEAT_S):
-        pass
+        assert read(tmp_path / FILE) is not None
