@@ -15,6 +15,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from raykd.config.job import Job
 from raykd.config.load import dump_job
+from raykd.models.heap import keep_freed_memory
 from raykd.student import failures, loop
 from raykd.student.checkpoint import latest
 from raykd.student.notice import Notices, Termination
@@ -161,9 +162,10 @@ def _run_rank(run: StudentRun) -> None:
 
 
 def _set_up_process(job: Job) -> None:
-    """Before DeepSpeed is imported: which accelerator, how many threads."""
+    """Before DeepSpeed is imported: which accelerator, how many threads, what the heap keeps."""
     if job.student.device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
+        keep_freed_memory()
         import torch
 
         torch.set_num_threads(job.student.threads)

@@ -16,6 +16,7 @@ import torch
 from raykd.errors import SoftTargetError
 from raykd.models.batch import Batch, collate, flat
 from raykd.models.head import check_head, head_logits, hidden_states, save_head
+from raykd.models.heap import keep_freed_memory
 from raykd.models.load import load_model, torch_dtype
 from raykd.soft_targets.codec import Encoded, TokenError, encode, to_columns, token_keys
 from raykd.soft_targets.spec import CodecSpec
@@ -27,6 +28,8 @@ class TransformersEngine:
 
     def __init__(self, spec: EngineSpec, place: ShardPlace) -> None:
         torch.set_num_threads(spec.threads)
+        if not spec.use_gpu:
+            keep_freed_memory()
         self._spec = spec
         self._rank = place.rank
         self._device = torch.device("cuda", 0) if spec.use_gpu else torch.device("cpu")
