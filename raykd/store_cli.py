@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raykd.errors import RaykdError
+from raykd.command import Debug, console_for_tables, errors, say
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from raykd.store.sections import SectionSummary
 
 app = typer.Typer(no_args_is_help=True, help="Look at, verify and prune a soft-target store.")
@@ -27,14 +23,14 @@ _DAY_S = 86400
 
 
 @app.command("ls")
-def list_sections(location: Location) -> None:
+def list_sections(location: Location, debug: Debug = False) -> None:
     """List what a store holds: teacher, codec, pieces, tokens, bytes, age."""
-    with _errors():
+    with errors(debug):
         from rich.table import Table
 
         from raykd.store.sections import sections
 
-        console, found = _console(), sections(location)
+        console, found = console_for_tables(), sections(location)
         if not found:
             console.print(f"{location}: holds no soft targets", soft_wrap=True, highlight=False)
             return
@@ -46,7 +42,7 @@ def list_sections(location: Location) -> None:
         console.print(table)
         for each in found:
             if each.problem is not None:
-                _say(console, f"fix this  {each.problem}")
+                say(console, f"fix this  {each.problem}")
 
 
 def _cells(section: SectionSummary) -> list[str]:
@@ -76,20 +72,21 @@ def verify_store(
     decode: Annotated[
         bool, typer.Option("--decode", help="Decode all columns too; ten times slower.")
     ] = False,
+    debug: Debug = False,
 ) -> None:
     """Read every byte: sizes, checksums, keys. Ends with 1 where something is bad."""
-    with _errors():
+    with errors(debug):
         from raykd.store.verify import verify
 
-        found, console = verify(location, section, decode=decode), _console()
+        found, console = verify(location, section, decode=decode), console_for_tables()
         if not found.shards and not found.faults:
             # Not `0 bad`: the place may be misspelt.
-            _say(console, f"{location}: holds no soft targets")
+            say(console, f"{location}: holds no soft targets")
             raise typer.Exit(1)
         for fault in found.faults:
-            _say(console, f"bad  {fault.path}: {fault.what}")
+            say(console, f"bad  {fault.path}: {fault.what}")
         rate = found.num_bytes / 1e6 / max(found.seconds, 1e-9)
-        _say(
+        say(
             console,
             f"{found.shards:,} shards in {found.sections:,} sections, "
             f"{found.num_bytes / 1e6:,.1f} MB in {found.seconds:.1f} s ({rate:,.0f} MB/s): "
@@ -97,7 +94,7 @@ def verify_store(
         )
         if found.faults:
             if any(fault.shard is not None for fault in found.faults):
-                _say(console, f"`raykd store prune --bad {location}` removes the bad shards")
+                say(console, f"`raykd store prune --bad {location}` removes the bad shards")
             raise typer.Exit(1)
 
 
@@ -118,42 +115,19 @@ def prune_store(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be removed.")
     ] = False,
+    debug: Debug = False,
 ) -> None:
     """Remove unpublished leftovers older than an hour, and what the options name."""
-    with _errors():
+    with errors(debug):
         from raykd.store.prune import prune
 
-        console = _console()
+        console = console_for_tables()
         older_than_s = None if older_than_days is None else older_than_days * _DAY_S
         removed = prune(
             location, older_than_s=older_than_s, section=section, bad=bad, dry_run=dry_run
         )
         word = "would remove" if dry_run else "removed"
         for each in removed:
-            _say(console, f"{word}  {each.kind} {each.path}: {each.why}")
+            say(console, f"{word}  {each.kind} {each.path}: {each.why}")
         total = sum(each.num_bytes for each in removed) / 1e6
-        _say(console, f"{word} {len(removed):,} things, {total:,.1f} MB")
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    # Wide enough for the table where no terminal says how wide it is.
-    return Console(width=None if Console().is_terminal else 160)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Print raykd's own errors as one message, as the other commands do."""
-    try:
-        yield
-    except RaykdError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        typer.echo("stopped", err=True)
-        raise typer.Exit(130) from None
+        say(console, f"{word} {len(removed):,} things, {total:,.1f} MB")

@@ -1,0 +1,1 @@
+"""Schemas that come with raykd: see README.md beside this file."""
