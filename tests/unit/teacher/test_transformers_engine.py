@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from raykd import schema
 from raykd.errors import ModelError, SoftTargetError
 from raykd.models.head import read_head
 from raykd.models.load import ModelSource
+from raykd.planning.families import shape_of
 from raykd.soft_targets.codec import decode, target_schema
 from raykd.soft_targets.spec import CodecSpec
 from raykd.teacher.engine import EngineSpec, ShardPlace
@@ -357,3 +359,5 @@ def test_two_shards_give_the_logits_of_one(
     assert torch.equal(head.weight_VD, teacher.lm_head.weight)
     # a shard holds about half: what is not split is small
     assert got["local"] < 0.65 * got["described"]["parameters"]
+    config = json.loads((teacher_dir / "config.json").read_text())
+    assert got["local"] == shape_of(config, "teacher").shard_parameters(2)
