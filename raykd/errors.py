@@ -31,8 +31,16 @@ class StorageError(JobError):
     """The run directory cannot be written, or holds something else."""
 
 
+class SubmissionError(JobError):
+    """The cluster, or what would be sent to it, is not fit for a submission. Nothing was sent."""
+
+
 class RunError(RaykdError):
     """The run started and could not go on; the last good checkpoint stays."""
+
+
+class CapacityError(RunError):
+    """Nodes that the run cannot go on without did not come within the job's limit."""
 
 
 class TeacherError(RunError):

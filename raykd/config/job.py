@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
+from raykd.config.capacity import CapacityConfig
 from raykd.config.corpus import DataConfig
 from raykd.config.loss import NEED_TAIL, SERVED, LossConfig
 from raykd.config.section import Section
@@ -39,6 +40,9 @@ class Job(Section):
     loss: LossConfig = Field(default_factory=LossConfig, description="What is minimised.")
     train: TrainConfig = Field(default_factory=TrainConfig, description="How long, how.")
     stream: StreamConfig = Field(default_factory=StreamConfig, description="How rows travel.")
+    capacity: CapacityConfig = Field(
+        default_factory=CapacityConfig, description="What becomes of it where nodes do not come."
+    )
     checkpoint: CheckpointConfig = Field(
         default_factory=CheckpointConfig, description="What is saved."
     )

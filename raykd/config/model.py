@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import re
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,6 +11,7 @@ from raykd.config.section import Section
 
 Device = Literal["cpu", "gpu"]
 Dtype = Literal["bf16", "fp32"]
+COMMIT: Final = re.compile("[0-9a-f]{40}")
 
 
 class ModelConfig(Section):
@@ -29,6 +31,9 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _pinned(self) -> Self:
-        if self.trust_remote_code and not self.revision:
-            raise ValueError("`trust_remote_code: true` runs foreign code: pin its `revision`")
+        if self.trust_remote_code and not COMMIT.fullmatch(self.revision or ""):
+            raise ValueError(
+                "`trust_remote_code: true` runs foreign code: pin its `revision` to a commit (40 "
+                "hexadecimal digits); a branch or a tag can be moved"
+            )
         return self

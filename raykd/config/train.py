@@ -67,6 +67,11 @@ class StreamConfig(Section):
     )
     num_loaders: int = Field(1, ge=1, description="Actors that read rows and call the teacher.")
     cpus_per_loader: float = Field(0.25, gt=0, description="CPUs that each of them reserves.")
+    labels: dict[str, str] = Field(
+        default_factory=dict,
+        description="Node labels that the loaders' nodes must carry; tasks that find models, "
+        "prepare rows and have held-out ones scored run there too.",
+    )
 
 
 class CheckpointConfig(Section):

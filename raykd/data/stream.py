@@ -206,7 +206,7 @@ def _dataset(
     ids: Any = ray.data.read_datasource(
         BlockIds(blocks),
         override_num_blocks=blocks,
-        ray_remote_args={"num_cpus": READ_CPUS},
+        ray_remote_args={"num_cpus": READ_CPUS, **_placed(config)},
         # A bound, or Ray starts as many processes as fit into the free CPUs; one alone names about
         # five blocks a second and starves four replicas.
         concurrency=max(4, requests_in_flight // 2),
@@ -218,6 +218,7 @@ def _dataset(
         batch_format="pyarrow",
         zero_copy_batch=True,
         num_cpus=config.cpus_per_loader,
+        **_placed(config),
         compute=ActorPoolStrategy(
             size=loaders,
             max_tasks_in_flight_per_actor=each,
@@ -225,6 +226,11 @@ def _dataset(
         ),
     )
     return dataset
+
+
+def _placed(config: StreamConfig) -> dict[str, Any]:
+    """Which nodes a task or an actor of the stream may run on."""
+    return {"label_selector": config.labels} if config.labels else {}
 
 
 class DealInOrder(ray.train.DataConfig):

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from raykd.evaluation.plots import Line, line_plot
 from raykd.evaluation.report_data import Report
-from raykd.telemetry.replicas import ReplicaSample
+from raykd.telemetry.replicas import ReplicaSample, elapsed_s
 from raykd.telemetry.summary import SeriesPoint
 from raykd.telemetry.units import count, number, share
 
@@ -115,7 +115,7 @@ def _waiting(curve: Sequence[SeriesPoint]) -> Figure:
 
 def replicas_figure(samples: Sequence[ReplicaSample]) -> Figure:
     """Replicas and queue over the time that the teacher was watched."""
-    seconds = [sample.time - samples[0].time for sample in samples]
+    seconds = elapsed_s(samples)
     scale, unit = _unit(seconds[-1] if seconds else 0.0)
     times = [one / scale for one in seconds]
     measures = (

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -29,6 +31,13 @@ LOCAL = {
     "RAY_metrics_report_interval_ms": "30000",
     "RAY_task_events_report_interval_ms": "5000",
 }
+HEAD = "node:__internal_head__"
+"""A resource that only the head has."""
+DEAD = 2
+"""Ray's number of the state of a node that is gone."""
+STATUS_S = 10
+OTHER_VERSION = "Version mismatch: "
+"""How Ray begins to say so."""
 NODE_ANSWER_S = 180
 """A node that has just come up, or is busy, starts its first process in a minute or more."""
 WORKER_ENVIRONMENT = {
@@ -38,6 +47,19 @@ WORKER_ENVIRONMENT = {
     # On CPUs teacher and student share cores: a thread that waits must not keep one busy.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
+NO_NODES_FOR_DATA = {
+    # Ray Data asks an autoscaler for more of any node where CPUs or object store are half used,
+    # labels or not. raykd's loaders and their limits are fixed: nodes follow replicas and ranks.
+    "RAY_DATA_DEFAULT_CLUSTER_SCALING_UP_CPU_UTIL_THRESHOLD": "1e9",
+    "RAY_DATA_DEFAULT_CLUSTER_SCALING_UP_GPU_UTIL_THRESHOLD": "1e9",
+    "RAY_DATA_DEFAULT_CLUSTER_SCALING_UP_MEMORY_UTIL_THRESHOLD": "1e9",
+    "RAY_DATA_DEFAULT_CLUSTER_SCALING_UP_OBJECT_STORE_MEMORY_UTIL_THRESHOLD": "1e9",
+}
+LOOK_EVERY_S = 1.0
+"""How often a wait for a task looks whether it should go on."""
+
+_looks: list[Callable[[], None]] = []
+_waits: list[float] = []
 
 
 @contextmanager
@@ -48,7 +70,7 @@ def connect(address: str | None) -> Iterator[None]:
         ResourceError: No cluster answers there.
     """
     target = address or os.environ.get("RAY_ADDRESS") or "local"
-    for name, value in (QUIET | (LOCAL if target == "local" else {})).items():
+    for name, value in (QUIET | NO_NODES_FOR_DATA | (LOCAL if target == "local" else {})).items():
         os.environ.setdefault(name, value)
     if target.startswith("ray://"):
         raise ResourceError(
@@ -61,12 +83,14 @@ def connect(address: str | None) -> Iterator[None]:
             include_dashboard=False if target == "local" else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"env_vars": WORKER_ENVIRONMENT},
+            runtime_env={"env_vars": WORKER_ENVIRONMENT | NO_NODES_FOR_DATA},
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ResourceError(
             f"no Ray cluster at {target}: {str(error).strip().splitlines()[0]}; start one with "
             "`ray start --head`, or leave --address and RAY_ADDRESS out to run on this machine"
+            if OTHER_VERSION not in str(error)
+            else _other_version(target, str(error))
         ) from None
     for name in ("ray", "ray.serve", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -74,6 +98,16 @@ def connect(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _other_version(target: str, said: str) -> str:
+    """Ray's own words in one line, and what to do."""
+    parts = [line.strip() for line in said.split(OTHER_VERSION, 1)[1].splitlines()]
+    told = " ".join(part for part in parts if part)
+    return (
+        f"the cluster at {target} has another Ray or Python than this process: {told}; run "
+        "raykd with the cluster's versions, or inside its image: `raykd submit`"
+    )
 
 
 def totals() -> dict[str, float]:
@@ -88,6 +122,15 @@ def free() -> dict[str, float]:
     return resources
 
 
+def free_nodes() -> list[tuple[dict[str, float], dict[str, str]]]:
+    """Of each node that is up: what nobody holds there now, and its labels."""
+    return [
+        (dict(state.available_resources), dict(state.labels))
+        for state in status().cluster_resource_state.node_states
+        if state.status != DEAD
+    ]
+
+
 def works_in_copy() -> bool:
     """Whether this driver is a submitted job, working in Ray's copy of its directory."""
     return bool(ray.get_runtime_context().runtime_env.get("working_dir"))
@@ -98,26 +141,96 @@ def nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
+def gcs_address() -> str:
+    """Where the cluster's own store of facts listens."""
+    address: str = ray.get_runtime_context().gcs_address
+    return address
+
+
+def status() -> Any:
+    """What the cluster and its autoscaler say now: demands, launches, nodes (a protobuf).
+
+    Raises:
+        ResourceError: The cluster does not answer.
+    """
+    # Made by compilers, both have no types.
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated import autoscaler_pb2
+
+    try:
+        answer = GcsClient(gcs_address()).get_cluster_status(timeout_s=STATUS_S)
+    except Exception as error:
+        raise ResourceError(f"the cluster does not say how it is: {error}") from None
+    words: Any = autoscaler_pb2
+    return words.GetClusterStatusReply.FromString(answer)
+
+
+def node_types() -> dict[str, str]:
+    """Node id to the name of its type in the autoscaler's configuration, where it has one."""
+    states = status().cluster_resource_state.node_states
+    return {
+        state.node_id.hex(): state.ray_node_type_name
+        for state in states
+        if state.ray_node_type_name
+    }
+
+
+def on_the_head(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a function on the head; None where none is seen or it does not answer."""
+    heads = [node["NodeID"] for node in nodes() if HEAD in node["Resources"]]
+    if not heads:
+        return None
+    answer = ask_node(heads[0], function, *arguments).answer
+    return None if isinstance(answer, Exception) else answer
+
+
 def object_stores() -> list[float]:
     """Bytes of each node's object store."""
     found = [node["Resources"].get("object_store_memory") for node in nodes()]
     return [float(size) for size in found if size]
 
 
+@contextmanager
+def while_waiting(look: Callable[[], None]) -> Iterator[None]:
+    """Have every wait for a task call `look` each second; what it raises ends the wait."""
+    _looks.append(look)
+    try:
+        yield
+    finally:
+        _looks.remove(look)
+
+
 def run_remote(
-    function: Callable[..., Any], *arguments: Any, cpus: float = 1.0, gpus: float = 0.0
+    function: Callable[..., Any],
+    *arguments: Any,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    labels: Mapping[str, str] | None = None,
 ) -> Any:
     """Run a function as a task and wait; raykd's own errors come through as they are."""
-    return wait_for(start_remote(function, *arguments, cpus=cpus, gpus=gpus))
+    return wait_for(start_remote(function, *arguments, cpus=cpus, gpus=gpus, labels=labels))
 
 
 def start_remote(
-    function: Callable[..., Any], *arguments: Any, cpus: float = 1.0, gpus: float = 0.0
+    function: Callable[..., Any],
+    *arguments: Any,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    labels: Mapping[str, str] | None = None,
 ) -> Any:
-    """Start a function as a task; never retried, the caller decides."""
-    return (
-        ray.remote(function).options(num_cpus=cpus, num_gpus=gpus, max_retries=0).remote(*arguments)
-    )
+    """Start a function as a task; never retried, the caller decides.
+
+    Args:
+        function: What to run.
+        arguments: Its arguments.
+        cpus: CPUs that it reserves.
+        gpus: GPUs that it reserves.
+        labels: Node labels that its node must carry; None is any node.
+    """
+    options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0}
+    if labels:
+        options["label_selector"] = dict(labels)
+    return ray.remote(function).options(**options).remote(*arguments)
 
 
 def wait_for(reference: Any) -> Any:
@@ -125,6 +238,7 @@ def wait_for(reference: Any) -> Any:
     from raykd.errors import RaykdError, RunError
 
     try:
+        _wait_and_look(reference)
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
@@ -136,27 +250,93 @@ def wait_for(reference: Any) -> Any:
         raise RunError(f"a worker process failed: {str(error).strip().splitlines()[0]}") from error
 
 
+def _wait_and_look(reference: Any) -> None:
+    """Wait for a task; if a look says that the wait is over, the task is taken back."""
+    _waits.append(time.monotonic())
+    try:
+        while _looks:
+            done, _ = ray.wait([reference], timeout=LOOK_EVERY_S, fetch_local=False)
+            if done:
+                return
+            for look in tuple(_looks):
+                look()
+    except BaseException:
+        ray.cancel(reference)
+        raise
+    finally:
+        _waits.pop()
+
+
+def waited_s() -> float:
+    """How long the task that is waited for now has been; 0 where none is."""
+    return time.monotonic() - _waits[-1] if _waits else 0.0
+
+
 def on_every_node(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     """Run a function once on each node; node name to result, or to the exception it raised.
 
     A node that does not answer within `NODE_ANSWER_S` counts as one that raised.
     """
-    answers: dict[str, Any] = {}
-    started = {
-        node["NodeManagerAddress"] + "/" + node["NodeID"][:8]: ray.remote(function)
-        .options(
-            num_cpus=0,
-            max_retries=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-        )
-        .remote(*arguments)
-        for node in nodes()
-    }
-    for name, reference in started.items():
-        try:
-            answers[name] = ray.get(reference, timeout=NODE_ANSWER_S)
-        except ray.exceptions.GetTimeoutError:
-            answers[name] = ResourceError(f"no answer within {NODE_ANSWER_S} s")
-        except ray.exceptions.RayError as error:
-            answers[name] = error
+    names = {node["NodeID"]: name_of(node) for node in nodes()}
+    asked = ask_every_node(function, *arguments)
+    return {names.get(each.node, each.node): each.answer for each in asked}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A node's answer.
+
+    Attributes:
+        node: Its id.
+        answer: What the function returned there, or the exception in its place.
+        sent: When it was asked, Unix seconds by the driver's clock.
+        received: When the answer was there.
+    """
+
+    node: str
+    answer: Any
+    sent: float
+    received: float
+
+
+def name_of(node: dict[str, Any]) -> str:
+    """A node for messages: its address and the begin of its id."""
+    return f"{node['NodeManagerAddress']}/{node['NodeID'][:8]}"
+
+
+def ask_every_node(function: Callable[..., Any], *arguments: Any) -> list[Asked]:
+    """Run a function once on each node, all at the same time; see `on_every_node`."""
+    asked = {_start_on(node["NodeID"], function, *arguments): node["NodeID"] for node in nodes()}
+    sent, answers, left = time.time(), [], list(asked)
+    deadline = sent + NODE_ANSWER_S
+    while left:
+        done, left = ray.wait(left, timeout=max(0.0, deadline - time.time()))
+        received = time.time()
+        answers += [Asked(asked[one], _answer(one), sent, received) for one in done or left]
+        left = left if done else []
     return answers
+
+
+def ask_node(node: str, function: Callable[..., Any], *arguments: Any) -> Asked:
+    """Run a function once on a node and wait."""
+    sent = time.time()
+    reference = _start_on(node, function, *arguments)
+    ray.wait([reference], timeout=NODE_ANSWER_S)
+    received = time.time()
+    return Asked(node, _answer(reference), sent, received)
+
+
+def _start_on(node: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    here = NodeAffinitySchedulingStrategy(node, soft=False)
+    task = ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=here)
+    return task.remote(*arguments)
+
+
+def _answer(reference: Any) -> Any:
+    """What a task said, if it has said it by now."""
+    try:
+        return ray.get(reference, timeout=0)
+    except ray.exceptions.GetTimeoutError:
+        return ResourceError(f"no answer within {NODE_ANSWER_S} s")
+    except ray.exceptions.RayError as error:
+        return error

@@ -12,12 +12,24 @@ from raykd.errors import RaykdError, RunError, StorageError
 from raykd.evaluation.report import write_report
 from raykd.evaluation.report_data import ModelFacts, Report
 from raykd.models.load import ModelSource
-from raykd.pipeline import cluster, kept, lease, plan, preflight, probe, resources, stages
+from raykd.pipeline import (
+    cluster,
+    kept,
+    lease,
+    plan,
+    preflight,
+    probe,
+    resources,
+    stages,
+    waiting,
+)
 from raykd.pipeline.anchor import anchored
+from raykd.pipeline.instruments import instruments_of
+from raykd.pipeline.meters import Meters
 from raykd.pipeline.outcome import run_report, write_figures
 from raykd.pipeline.run_dir import RunDirectory, claim, require_writable
 from raykd.pipeline.story import Story
-from raykd.pipeline.teacher import Parts, absent_teacher, start_teacher
+from raykd.pipeline.teacher import Parts, absent_teacher, remove_left_over, start_teacher
 from raykd.telemetry.progress import Progress
 
 
@@ -41,25 +53,37 @@ def distill(job: Job, progress: Progress, *, resume: bool, parts: Parts = Parts(
     root = RunDirectory.of(job).root
     require_writable(root)
     lost: list[StorageError] = []
+    meters = Meters(instruments_of(job.name))
     with lease.held(root, lost.append):
-        return _distill(job, claim(job, resume), progress, parts, lost)
+        run = claim(job, resume)
+        with meters.failures_counted(), waiting.watched(job, progress.note):
+            return _distill(job, run, progress, parts, lost, meters)
 
 
 def _distill(
-    job: Job, run: RunDirectory, progress: Progress, parts: Parts, lost: list[StorageError]
+    job: Job,
+    run: RunDirectory,
+    progress: Progress,
+    parts: Parts,
+    lost: list[StorageError],
+    meters: Meters,
 ) -> Report:
     """The run, once its directory is this driver's; `lost` fills if it is taken away."""
     started = now()
     try:
         may_be_kept = kept.holds_anything(job) or job.soft_targets.store_mode == "only"
+        if remove_left_over(job):
+            progress.note("the teacher of a driver that was killed still ran: it was taken down")
         with progress.stage("check"):
-            preflight.require(job, with_teacher=not may_be_kept)
+            for advice in preflight.require(job, with_teacher=not may_be_kept):
+                progress.note(advice)
         with progress.stage("models"):
-            models = cluster.run_remote(stages.find_models, job, run)
-            initial = cluster.run_remote(stages.make_student, job, run, models)
+            near = job.stream.labels
+            models = cluster.run_remote(stages.find_models, job, run, labels=near)
+            initial = cluster.run_remote(stages.make_student, job, run, models, labels=near)
         if job.soft_targets.codec == "auto" and run.probe.is_file():
             job = probe.decided(job, run)
-        story = Story(job, run, models, initial, progress, parts, lost)
+        story = Story(job, run, models, initial, progress, parts, lost, meters)
         if may_be_kept and story.all_is_kept():
             progress.note("all that is needed is kept: no teacher starts")
             teacher = absent_teacher(job, run, models)
@@ -104,10 +128,27 @@ def _conclude(
     cpus = job.student.cpus_per_worker
     gpus = 1.0 if job.student.device == "gpu" else 0.0
     with progress.stage("export"):
-        cluster.run_remote(stages.export_student, job, run, models, initial, run.student, cpus=cpus)
+        cluster.run_remote(
+            stages.export_student,
+            job,
+            run,
+            models,
+            initial,
+            run.student,
+            cpus=cpus,
+            labels=job.student.labels,
+        )
     with progress.stage("evaluate"):
         measured = cluster.run_remote(
-            stages.measure, job, models, initial, run.student, targets, cpus=cpus, gpus=gpus
+            stages.measure,
+            job,
+            models,
+            initial,
+            run.student,
+            targets,
+            cpus=cpus,
+            gpus=gpus,
+            labels=job.student.labels,
         )
     report = run_report(job, run, teacher, data, measured, progress.stages, started, now())
     write_report(run.root, report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -11,9 +12,9 @@ from raykd.config.corpus import CorpusConfig
 from raykd.config.job import Job
 from raykd.errors import JobError, StorageError
 from raykd.evaluation.report import read_report, write_report
-from raykd.evaluation.report_data import Report
+from raykd.evaluation.report_data import ModelFacts, Report
 from raykd.models.load import ModelSource
-from raykd.pipeline import cluster, resources, stages
+from raykd.pipeline import cluster, resources, stages, waiting
 from raykd.pipeline.distill import now
 from raykd.pipeline.outcome import evaluation_report, write_figures
 from raykd.pipeline.plan import replicas
@@ -45,9 +46,11 @@ def export_run(root: Path, output: Path | None) -> tuple[Path, int]:
     if directory.is_dir() and any(directory.iterdir()) and directory != run.student:
         raise StorageError(f"{directory} is not empty; choose another --output")
     directory.parent.mkdir(parents=True, exist_ok=True)
-    models = cluster.run_remote(stages.find_models, job, run)
+    models = cluster.run_remote(stages.find_models, job, run, labels=job.stream.labels)
     initial = _initial(run, models)
-    steps = cluster.run_remote(stages.export_student, job, run, models, initial, directory)
+    steps = cluster.run_remote(
+        stages.export_student, job, run, models, initial, directory, labels=job.stream.labels
+    )
     if (run.root / "report.json").is_file():
         write_figures(directory, read_report(run.root))
     return directory, steps
@@ -79,8 +82,24 @@ def evaluate_run(
     corpus = _like_the_jobs(job, data, form)
     directory = run.root / "evaluations" / _plain(name)
     resources.require(job, {"scoring": [replicas(job)]})
+    with waiting.watched(job, progress.note):
+        stats, facts, measured = _evaluate(job, run, corpus, directory, name, progress)
+    report = evaluation_report(job, facts, {name: stats}, measured, progress.stages, started, now())
+    write_report(directory, report)
+    return directory, report
+
+
+def _evaluate(
+    job: Job,
+    run: RunDirectory,
+    corpus: CorpusConfig,
+    directory: Path,
+    name: str,
+    progress: Progress,
+) -> tuple[dict[str, Any], ModelFacts, stages.Measured]:
+    """Prepare the text, have the teacher score it, measure the students on it."""
     with progress.stage("prepare"):
-        models = cluster.run_remote(stages.find_models, job, run)
+        models = cluster.run_remote(stages.find_models, job, run, labels=job.stream.labels)
         stats = cluster.run_remote(
             stages.prepare_other,
             job,
@@ -88,6 +107,7 @@ def evaluate_run(
             corpus,
             directory / "rows",
             job.evaluation.max_rows,
+            labels=job.stream.labels,
         )
     progress.note(f"{name}: {stats['sentence']}")
     teacher = start_teacher(job, models, Parts())
@@ -99,7 +119,8 @@ def evaluate_run(
             target = directory / "scored.arrow"
             target.unlink(missing_ok=True)
             ask = Scorer(teacher.client, spec)
-            cluster.run_remote(stages.score_set, ask, directory / "rows", target, cpus=0)
+            rows, near = directory / "rows", job.stream.labels
+            cluster.run_remote(stages.score_set, ask, rows, target, cpus=0, labels=near)
     finally:
         teacher.stop()
     with progress.stage("evaluate"):
@@ -112,12 +133,9 @@ def evaluate_run(
             {name: target},
             cpus=job.student.cpus_per_worker,
             gpus=1.0 if job.student.device == "gpu" else 0.0,
+            labels=job.student.labels,
         )
-    report = evaluation_report(
-        job, teacher.facts, {name: stats}, measured, progress.stages, started, now()
-    )
-    write_report(directory, report)
-    return directory, report
+    return stats, teacher.facts, measured
 
 
 def _like_the_jobs(job: Job, data: Path, form: str) -> CorpusConfig:

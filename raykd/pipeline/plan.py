@@ -46,6 +46,18 @@ def num_steps(job: Job, num_rows: int) -> int:
     return min(steps, job.train.max_steps) if job.train.max_steps else steps
 
 
+def fewer_ranks(job: Job, room: int) -> int:
+    """The most ranks, fewer than the job's, that find room and divide the global batch.
+
+    Returns:
+        Their number; 0 where not one finds room.
+    """
+    train = job.train
+    most = min(room, job.student.num_workers - 1)
+    fits = [n for n in range(1, most + 1) if train.global_batch % (n * train.micro_batch) == 0]
+    return max(fits, default=0)
+
+
 def requests_in_flight(job: Job) -> int:
     """Requests to the teacher at once: each replica has one at work and one waiting."""
     return job.stream.requests_in_flight or 2 * job.teacher.max_replicas + 2

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import math
 import uuid
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from raykd.config.job import Job
-from raykd.errors import JobError, RaykdError, StorageError
-from raykd.pipeline import cluster, resources, stages
+from raykd.errors import JobError, RaykdError, ResourceError, StorageError
+from raykd.pipeline import capacity, cluster, live, resources, stages
+from raykd.pipeline.finding import Finding
 from raykd.pipeline.plan import phases
 from raykd.pipeline.run_dir import RunDirectory
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of `raykd check`."""
-
-    ok: bool
-    subject: str
-    text: str
 
 
 def check_resources(job: Job) -> Finding:
@@ -94,15 +85,29 @@ def _remove(probe: Path) -> None:
     shutil.rmtree(probe, ignore_errors=True)
 
 
-def require(job: Job, *, with_teacher: bool = True) -> None:
+def check_nodes(job: Job) -> list[Finding]:
+    """What every node says of itself: versions, clock, labels; and the head."""
+    seen = live.look()
+    return [
+        live.check_versions(seen, live.facts_here().versions),
+        live.check_clocks(seen),
+        *live.check_head(seen),
+        live.check_roles(job, seen, capacity.growth()),
+    ]
+
+
+def require(job: Job, *, with_teacher: bool = True) -> list[str]:
     """What a run looks at before anything of it runs.
 
     Args:
         job: The job.
         with_teacher: False leaves the teacher out of the sum, where soft targets may all be kept.
 
+    Returns:
+        What the person should know, though the run can go on.
+
     Raises:
-        ResourceError: The cluster has too little; shows the sum.
+        ResourceError: The cluster has too little, shows the sum; or nodes have other versions.
         StorageError: Says where the storage is not shared.
         JobError: A tracker is not installed.
     """
@@ -111,6 +116,11 @@ def require(job: Job, *, with_teacher: bool = True) -> None:
         raise StorageError(finding.text)
     if not (finding := check_trackers(job)).ok:
         raise JobError(finding.text)
+    seen = live.look()
+    if not (finding := live.check_versions(seen, live.facts_here().versions)).ok:
+        raise ResourceError(finding.text)
+    advice = [live.check_clocks(seen), *live.check_head(seen)]
+    return [f"{each.subject}: {each.text}" for each in advice if not each.ok]
 
 
 def check_models(job: Job) -> list[Finding]:
@@ -118,7 +128,7 @@ def check_models(job: Job) -> list[Finding]:
     run = RunDirectory.of(job)
     try:
         run.model_cache.mkdir(parents=True, exist_ok=True)
-        models: Any = cluster.run_remote(stages.find_models, job, run)
+        models: Any = cluster.run_remote(stages.find_models, job, run, labels=job.stream.labels)
     except RaykdError as error:
         return [Finding(False, "models", str(error))]
     return [
@@ -136,7 +146,7 @@ def check_memory(job: Job) -> Finding:
     """Weights, gradients and optimizer against the cluster's memory (where all runs on CPUs)."""
     run = RunDirectory.of(job)
     try:
-        sizes = cluster.run_remote(stages.count_parameters, job, run)
+        sizes = cluster.run_remote(stages.count_parameters, job, run, labels=job.stream.labels)
     except RaykdError as error:
         return Finding(False, "memory", str(error))
     # Trained: weight, gradient and two moments of 4 bytes each; bf16 has 2 + 2 and fp32 masters.
@@ -158,7 +168,8 @@ def check_memory(job: Job) -> Finding:
 
 def check(job: Job) -> list[Finding]:
     """All checks of a job against the connected cluster."""
-    findings = [check_storage(job), check_resources(job), check_trackers(job)]
+    findings = check_nodes(job)
+    findings += [check_storage(job), check_resources(job), check_trackers(job)]
     findings += check_corpora(job)
     findings += check_models(job)
     if all(f.ok for f in findings if f.subject in ("models", "storage")):
@@ -173,7 +184,9 @@ def check_corpora(job: Job) -> list[Finding]:
     findings = []
     for name, corpus in corpora.items():
         try:
-            place = cluster.run_remote(stages.first_document, corpus, name)
+            place = cluster.run_remote(
+                stages.first_document, corpus, name, labels=job.stream.labels
+            )
             findings.append(Finding(True, name, f"begins at {place}"))
         except RaykdError as error:
             findings.append(Finding(False, name, str(error)))

@@ -18,7 +18,7 @@ from raykd.data.prepare import open_rows
 from raykd.errors import StorageError
 from raykd.evaluation.probe_data import Probe
 from raykd.models.load import ModelSource
-from raykd.pipeline import cluster, resources, stages
+from raykd.pipeline import cluster, resources, stages, waiting
 from raykd.pipeline.plan import Demand, replicas
 from raykd.pipeline.run_dir import RunDirectory, forget
 from raykd.pipeline.targets import heldout_spec, hidden_spec
@@ -73,23 +73,37 @@ def probe_job(job: Job, progress: Progress, size: Size) -> tuple[Path, Probe]:
     on_gpu = float(student.device == "gpu")
     comparison = Demand("comparison", 1, student.cpus_per_worker, on_gpu)
     resources.require(job, {"probing": [replicas(job), comparison]})
+    with waiting.watched(job, progress.note):
+        probe = _probe(job, run, progress, size)
+    write_probe(run.probe, probe)
+    return run.probe, probe
+
+
+def _probe(job: Job, run: RunDirectory, progress: Progress, size: Size) -> Probe:
+    """Start a teacher, have it score rows, compare codecs on them."""
     with progress.stage("models"):
-        models = cluster.run_remote(stages.find_models, job, run)
-        initial = cluster.run_remote(stages.make_student, job, run, models)
+        near = job.stream.labels
+        models = cluster.run_remote(stages.find_models, job, run, labels=near)
+        initial = cluster.run_remote(stages.make_student, job, run, models, labels=near)
     teacher = start_teacher(job, models, Parts())
     try:
         with progress.stage("prepare"):
             rows = run.data / "rows"
             cluster.run_remote(
-                stages.prepare_other, job, models, job.data.corpus, rows, size.rows, cpus=0
+                stages.prepare_other,
+                job,
+                models,
+                job.data.corpus,
+                rows,
+                size.rows,
+                cpus=0,
+                labels=near,
             )
         with progress.stage("teacher"):
             teacher.wait(job, models)
-        probe = measure(job, run, models, initial, teacher.client, rows, size, progress)
+        return measure(job, run, models, initial, teacher.client, rows, size, progress)
     finally:
         teacher.stop()
-    write_probe(run.probe, probe)
-    return run.probe, probe
 
 
 def write_probe(file: Path, probe: Probe) -> None:
@@ -132,8 +146,9 @@ def measure(
         run.teacher_head.unlink(missing_ok=True)
         client.write_head(run.teacher_head)
         spec = hidden_spec(job, models)
-        cluster.run_remote(stages.score_set, Scorer(client, spec), rows, scored, size.rows, cpus=0)
-        rate = cluster.run_remote(teacher_rate, job, models, client, rows, cpus=0)
+        ask, near = Scorer(client, spec), job.stream.labels
+        cluster.run_remote(stages.score_set, ask, rows, scored, size.rows, cpus=0, labels=near)
+        rate = cluster.run_remote(teacher_rate, job, models, client, rows, cpus=0, labels=near)
     with progress.stage("probe: compare"):
         probe: Probe = cluster.run_remote(
             compare,
@@ -146,6 +161,7 @@ def measure(
             size,
             cpus=job.student.cpus_per_worker,
             gpus=1.0 if job.student.device == "gpu" else 0.0,
+            labels=job.student.labels,
         )
     return probe
 

@@ -19,6 +19,7 @@ ASIDE = ".aside"
 PROBE = ".probe-"
 MAY_CHANGE = (
     "storage_path",
+    "capacity",
     "checkpoint",
     "soft_targets.store",
     "soft_targets.store_mode",

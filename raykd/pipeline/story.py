@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,29 @@ from raykd.data.layout import BlockLayout
 from raykd.data.order import RowOrder
 from raykd.data.prepare import open_rows
 from raykd.data.stream import DealInOrder, OrderedStream, Score
-from raykd.errors import Interrupted, StorageError, StoreError
+from raykd.errors import CapacityError, Interrupted, StorageError, StoreError
 from raykd.evaluation.probe_table import as_yaml
 from raykd.models.load import ModelSource
-from raykd.pipeline import cluster, kept, plan, probe, stages
+from raykd.pipeline import cluster, kept, plan, probe, stages, waiting
+from raykd.pipeline.instruments import instruments_of
+from raykd.pipeline.metered import Delivered, FromTeacher
+from raykd.pipeline.meters import Meters
 from raykd.pipeline.run_dir import RunDirectory
+from raykd.pipeline.smaller import on_fewer_ranks
 from raykd.pipeline.targets import heldout_spec, training_spec
 from raykd.pipeline.teacher import Parts, Teacher
 from raykd.pipeline.watching import watched
 from raykd.soft_targets.codec import target_schema
 from raykd.soft_targets.spec import CodecSpec
-from raykd.student.checkpoint import latest
+from raykd.store.sections import others
+from raykd.student.checkpoint import newest_good
 from raykd.student.engine import StudentSpec
-from raykd.student.notes import NotesTail
+from raykd.student.notes import NotesTail, add_note
 from raykd.student.student_run import StudentRun
 from raykd.student.trainer import train
 from raykd.teacher.service import Scorer
 from raykd.telemetry.progress import Progress
+from raykd.telemetry.replicas import ReplicaSample
 
 
 class Story:
@@ -43,8 +49,10 @@ class Story:
         progress: Progress,
         parts: Parts,
         lost: list[StorageError],
+        meters: Meters | None = None,
     ) -> None:
         self.job = job
+        self._meters = meters or Meters(instruments_of(job.name))
         self._run = run
         self._models = models
         self._initial = initial
@@ -75,10 +83,18 @@ class Story:
         if missing and self._kept.mode == "only":
             raise StoreError(
                 f"soft_targets.store_mode: only, but {self._kept.location} has {found}; lacking: "
-                f"{', '.join(missing)}. Fill it with a run of `store_mode: fill`, or let the "
-                "teacher be asked with `store_mode: use`"
+                f"{', '.join(missing)}. Other sections there: {self._other_sections()}. Fill it "
+                "with a run of `store_mode: fill`, or let the teacher be asked with "
+                "`store_mode: use`"
             )
         return not missing
+
+    def _other_sections(self) -> str:
+        """What the store holds of other teachers, tokenizers and codecs."""
+        assert self._kept is not None
+        spec = training_spec if self._needs_targets else heldout_spec
+        section = self._kept.section(spec(self.job, self._models))
+        return others(self._kept.location, section)
 
     def _lacks_head(self) -> bool:
         hidden = self._needs_targets and training_spec(self.job, self._models).source == "hidden"
@@ -104,20 +120,41 @@ class Story:
         if name == "train":
             order, steps = self._order()
             batch, each = self.job.train.global_batch, self.job.stream.steps_per_block
-            done = latest(self._run.checkpoints)
             # A block is scored whole: see `data.layout`.
-            first = (done.mark.step if done else 0) // each * each
+            first = self._steps_done // each * each
             places = range(first * batch, steps * batch)
         found: kept.Lacking = cluster.run_remote(
-            kept.count_lacking, self._kept, spec, self._run.data / name, order, places, cpus=0
+            kept.count_lacking,
+            self._kept,
+            spec,
+            self._run.data / name,
+            order,
+            places,
+            cpus=0,
+            labels=self.job.stream.labels,
         )
         return found
+
+    @cached_property
+    def _steps_done(self) -> int:
+        """Of the newest good checkpoint: what training goes on from. Every byte is read, once."""
+        found = newest_good(self._run.checkpoints, self._note_for_good)
+        return found.mark.step if found else 0
+
+    def _note_for_good(self, text: str) -> None:
+        add_note(self._run.logs, text)
+        self._progress.note(text)
 
     def _prepare_rows(self) -> dict[str, Any]:
         if self._data is None:
             with self._progress.stage("prepare"):
                 self._data = cluster.run_remote(
-                    stages.prepare_rows, self.job, self._run, self._models, cpus=0
+                    stages.prepare_rows,
+                    self.job,
+                    self._run,
+                    self._models,
+                    cpus=0,
+                    labels=self.job.stream.labels,
                 )
             for name, one in self._data.items():
                 self._progress.note(f"{name}: {one['sentence']}")
@@ -133,12 +170,19 @@ class Story:
         score = self._score(teacher, heldout_spec(self.job, self._models))
         with self._progress.stage("held-out"):
             for name, file in targets.items():
-                cluster.run_remote(stages.score_set, score, self._run.data / name, file, cpus=0)
+                rows, near = self._run.data / name, self.job.stream.labels
+                cluster.run_remote(stages.score_set, score, rows, file, cpus=0, labels=near)
         return data, targets
 
     def _score(self, teacher: Teacher, spec: CodecSpec) -> Score | None:
-        ask = Scorer(teacher.client, spec) if teacher.is_running else None
-        return kept.scoring(self._kept, spec, ask)
+        run = self.job.name
+        ask = FromTeacher(run, Scorer(teacher.client, spec)) if teacher.is_running else None
+        score = kept.scoring(self._kept, spec, ask)
+        return None if score is None else Delivered(run, score)
+
+    def _see_teacher(self, sample: ReplicaSample) -> None:
+        self._progress.teacher(sample)
+        self._meters.teacher(sample)
 
     def decide(self, teacher: Teacher) -> None:
         """A codec in the place of `auto`: what a probe recommends, once and for all."""
@@ -184,7 +228,7 @@ class Story:
         stream = self._stream(teacher, replace(order, epochs=1), min(steps, steps_an_epoch), 1)
         with (
             self._progress.stage("fill"),
-            teacher.watched(self._run.teacher_log, self._progress.teacher),
+            teacher.watched(self._run.teacher_log, self._see_teacher),
         ):
             for _ in stream.score_only():
                 if self._lost:
@@ -218,6 +262,16 @@ class Story:
         )
 
     def train(self, teacher: Teacher, targets: dict[str, Path]) -> None:
+        """Train to the last step; on fewer ranks where nodes do not come and the job allows it."""
+        while True:
+            try:
+                return self._train(teacher, targets)
+            except CapacityError as error:
+                self.job = on_fewer_ranks(self.job, error, self._progress.note)
+                # What was learned before the ranks lost their room lies in a checkpoint.
+                self.__dict__.pop("_steps_done", None)
+
+    def _train(self, teacher: Teacher, targets: dict[str, Path]) -> None:
         """Stream rows through the teacher into the student group until the last step."""
         job, run, progress = self.job, self._run, self._progress
         self._write_head(teacher)
@@ -242,11 +296,12 @@ class Story:
             student_class=self._parts.student_class,
         )
         stream = replace(stream, first_step=student.first_step)
-        deal = DealInOrder(plan.object_store_bytes(job, spec, cluster.object_stores()))
+        stream_bytes = plan.object_store_bytes(job, spec, cluster.object_stores())
+        deal = DealInOrder(stream_bytes)
+        self._meters.limits(num_requests=plan.requests_in_flight(job), stream_bytes=stream_bytes)
+        done = self._steps_done
+        student.trust(done)
         notes = NotesTail(run.logs)
-        done = student.first_step()
-        for text in notes.poll():
-            progress.note(text)
         if done >= steps:
             progress.note(f"all {steps} steps were done before")
             return
@@ -254,10 +309,12 @@ class Story:
             progress.note(f"going on after step {done}, row {done * job.train.global_batch}")
         with (
             progress.stage("train", total=steps),
-            teacher.watched(run.teacher_log, progress.teacher),
+            teacher.watched(run.teacher_log, self._see_teacher),
+            self._meters.training(done, steps, job.train.global_batch),
         ):
-            work = partial(train, student, stream, deal)
-            done = watched(run, progress, notes, work, done, self._lost)
+            nodes = waiting.active()
+            work = partial(train, student, stream, deal, nodes.limit_s if nodes else None)
+            done = watched(run, progress, notes, work, done, self._lost, self._meters)
         if done < steps:
             raise Interrupted(
                 f"stopped after step {done} of {steps}; checkpoint saved. Go on with --resume"

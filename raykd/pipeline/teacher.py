@@ -10,10 +10,11 @@ from pathlib import Path
 
 from raykd.config.job import Job
 from raykd.evaluation.report_data import ModelFacts
-from raykd.pipeline import cluster, plan, stages
+from raykd.pipeline import cluster, plan, stages, waiting
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.student.engine import ZeroStudent
 from raykd.student.trainer import StudentClass
+from raykd.teacher import leftover
 from raykd.teacher.client import TeacherClient
 from raykd.teacher.engine import EngineSpec
 from raykd.teacher.replica import EngineClass, ReplicaSpec
@@ -53,6 +54,8 @@ class Teacher:
         """Block until it answers."""
         assert self._service is not None
         self.client = self._service.wait()
+        if (nodes := waiting.active()) is not None:
+            nodes.teacher_began()
         described = self.client.describe()
         self.facts = _facts(job, models, described["parameters"], described["bytes"])
 
@@ -87,15 +90,21 @@ def start_teacher(job: Job, models: stages.Models, parts: Parts) -> Teacher:
         config.cpus_per_shard,
     )
     window = Window(plan.requests_in_flight(job), plan.ongoing_target(job))
-    service = TeacherService(_app_name(job), config, replica, window)
+    service = TeacherService(_app_name(job), config, replica, window, waiting.active())
     service.start()
     return Teacher(service)
+
+
+def remove_left_over(job: Job) -> bool:
+    """Take down what a killed driver of this run left of its teacher; whether there was any."""
+    return leftover.remove(_app_name(job))
 
 
 def absent_teacher(job: Job, run: RunDirectory, models: stages.Models) -> Teacher:
     """A teacher that nobody has to ask; its size is read from its configuration."""
     teacher = Teacher(None)
-    parameters = cluster.run_remote(stages.count_parameters, job, run)["teacher"]
+    counted = cluster.run_remote(stages.count_parameters, job, run, labels=job.stream.labels)
+    parameters = counted["teacher"]
     width_bytes = 2 if job.teacher.dtype == "bf16" else 4
     teacher.facts = _facts(job, models, parameters, parameters * width_bytes)
     return teacher

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from raykd.errors import Interrupted, StorageError
+from raykd.pipeline.meters import Meters
 from raykd.pipeline.run_dir import RunDirectory
+from raykd.student.failure_tail import FailuresTail, RankFailure
 from raykd.student.notes import NotesTail
 from raykd.telemetry.metrics import MetricsTail
 from raykd.telemetry.progress import Progress
@@ -24,8 +26,22 @@ def watched(
     work: Callable[[], int],
     first_step: int,
     lost: list[StorageError],
+    meters: Meters,
 ) -> int:
-    """Run the training in a thread and show its steps; Ctrl-C asks the ranks to save and end."""
+    """Run the training in a thread and show its steps; Ctrl-C asks the ranks to save and end.
+
+    Args:
+        run: Where it runs.
+        progress: Shows steps and notes.
+        notes: What its processes noted.
+        work: The training; returns the steps done.
+        first_step: Steps done before.
+        lost: Fills if the run directory is taken away.
+        meters: Told of all that is seen here.
+
+    Returns:
+        What the work returned.
+    """
     outcome: list[int] = []
     failure: list[BaseException] = []
 
@@ -35,20 +51,35 @@ def watched(
         except BaseException as error:
             failure.append(error)
 
-    tail = MetricsTail(run.metrics)
+    tail, failed = MetricsTail(run.metrics), FailuresTail(run.logs)
     with _interrupts_as_stop(run, progress):
         thread = threading.Thread(target=body, daemon=True)
         thread.start()
-        while thread.is_alive():
+        ended = False
+        while not ended:
             thread.join(timeout=POLL_S)
-            progress.update([m for m in tail.poll() if m.step > first_step])
+            # Before the files are read: what it wrote last is then seen.
+            ended = not thread.is_alive()
+            steps = [m for m in tail.poll() if m.step > first_step]
+            progress.update(steps)
+            meters.update(steps, progress.recent)
+            meters.student_began(tail.begun)
             for text in notes.poll():
                 progress.note(text)
+            if meters.is_due() or ended:
+                meters.checkpoint(run.checkpoints)
+                _tell(failed.poll(), progress, meters)
             if lost:
                 raise lost[0]
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+def _tell(failures: list[RankFailure], progress: Progress, meters: Meters) -> None:
+    for one in failures:
+        progress.rank_failed(one.rank, one.error, one.sentence, one.traceback)
+        meters.rank_failed(one)
 
 
 @contextmanager

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
 from raykd.errors import StoreError
 from raykd.store.local_files import write_by_rename
+
+S3_ATTEMPTS: Final = 6
+"""Of a request that is refused for the moment (503 and the like) or cut; with growing pauses, which
+take about 15 s in all."""
 
 _Result = TypeVar("_Result")
 
@@ -42,14 +48,16 @@ class Place:
         """The directory that a path or a URI names.
 
         Raises:
-            StoreError: No filesystem knows the URI.
+            StoreError: No filesystem knows the URI, or a secret stands in it.
         """
         if "://" not in location:
             return cls(fs.LocalFileSystem(), str(Path(location).absolute()))
+        _refuse_secrets(location)
         try:
-            return cls(*fs.FileSystem.from_uri(location))
+            filesystem, root = fs.FileSystem.from_uri(location)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            return cls(*_by_fsspec(location))
+            filesystem, root = _by_fsspec(location)
+        return cls(_patient(filesystem), root)
 
     def __str__(self) -> str:
         return self._root
@@ -122,11 +130,15 @@ class Place:
             else:
                 self._upload(path, data)
         except OSError as error:
-            raise StoreError(_why_not_written(path, error)) from error
+            raise StoreError(_why_not_written(path, error, len(data), self._is_local)) from error
 
     def _upload(self, path: str, data: bytes) -> None:
         if self._filesystem.type_name not in _NEEDS_NO_DIRECTORY:
             self._filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+        if isinstance(self._filesystem, fs.PyFileSystem):
+            # Not by a stream: fsspec's, closed after a failed write, publish what came before it.
+            self._filesystem.handler.fs.pipe_file(path, data)
+            return
         with self._filesystem.open_output_stream(path) as stream:
             stream.write(data)
 
@@ -155,6 +167,31 @@ class Place:
             raise StoreError(f"{self.path(name)}: cannot be removed: {error}") from error
 
 
+def _patient(filesystem: fs.FileSystem) -> fs.FileSystem:
+    """The same; S3 with retries of what it refuses for the moment, which a URI cannot ask for."""
+    if not isinstance(filesystem, fs.S3FileSystem):
+        return filesystem
+    _, (options,) = filesystem.__reduce__()
+    changed = {
+        "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
+        # A small file is one request, and not three.
+        "allow_delayed_open": True,
+    }
+    return fs.S3FileSystem(**{**options, **changed})
+
+
+def _refuse_secrets(location: str) -> None:
+    """A store's location stands in job files, logs and messages."""
+    parts = urlsplit(location)
+    if parts.password is None:
+        return
+    raise StoreError(
+        f"{parts.scheme}://***@{parts.netloc.rpartition('@')[2]}{parts.path}: a secret stands in "
+        "the location of the store; take it out, and give it by the environment "
+        "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://) or by the machine's own role"
+    )
+
+
 def _by_fsspec(location: str) -> tuple[Any, str]:
     import fsspec
 
@@ -177,13 +214,24 @@ def _reading(path: str, read: Callable[[], _Result]) -> _Result:
         ) from error
 
 
-def _why_not_written(path: str, error: OSError) -> str:
+def _why_not_written(path: str, error: OSError, num_bytes: int, is_local: bool) -> str:
     if error.errno in _NO_SPACE:
+        free = f", free are {_free_bytes(path)}" if is_local else ""
         return (
-            f"{path}: no space left ({error}); nothing of it was published. Free some space "
-            "(`raykd store prune`), or choose another store"
+            f"{path}: no space left ({error.strerror}): {num_bytes:,} bytes are needed{free}; "
+            "nothing of it was published. Free some space (`raykd store prune`) and go on with "
+            "--resume, or choose another store"
         )
     return (
         f"{path}: cannot be written: {error}; choose a store that you may write, or read this one "
         "only"
     )
+
+
+def _free_bytes(path: str) -> str:
+    """On the disk of a file that is not there; its directory may not be there either."""
+    for directory in Path(path).parents:
+        with suppress(OSError):
+            # A quota may be smaller than this; the system's own words stand beside it.
+            return f"{shutil.disk_usage(directory).free:,} on this disk"
+    return "unknown"

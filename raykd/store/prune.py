@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -132,8 +133,10 @@ def _bad_shards(location: str, place: Place, name: str, dry_run: bool) -> list[R
 
 def _leftovers(place: Place, name: str, dry_run: bool) -> list[Removal]:
     removed = []
+    now_s: float | None = None
     for file, facts in _unpublished(place):
-        age_s = _age_s(file.rpartition("/")[2], facts)
+        now_s = now_s or _now_s(place, dry_run)
+        age_s = _age_s(file.rpartition("/")[2], facts, now_s)
         if age_s is None or age_s <= LEFTOVER_S:
             continue
         if not dry_run:
@@ -159,8 +162,22 @@ def _unpublished(place: Place) -> Iterator[tuple[str, FileFacts]]:
                 yield f"{directory}/{file}".lstrip("/"), facts
 
 
-def _age_s(file: str, facts: FileFacts) -> float | None:
+def _now_s(place: Place, dry_run: bool) -> float:
+    """By the clock that dates the files: another machine's may be an hour off."""
+    name = f".probe-{uuid.uuid4().hex}"
+    try:
+        place.write(name, b"")
+    except StoreError:
+        if dry_run:
+            return time.time()
+        raise
+    written_s = place.files("")[name].written_s
+    place.remove(name)
+    return written_s or time.time()
+
+
+def _age_s(file: str, facts: FileFacts, now_s: float) -> float | None:
     """By the file's own time, else by its name; None where neither tells."""
     named = _NAMED_AT.match(file)
     written_s = facts.written_s or (float(named[1]) if named else None)
-    return None if written_s is None else time.time() - written_s
+    return None if written_s is None else now_s - written_s

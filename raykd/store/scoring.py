@@ -20,7 +20,7 @@ from raykd.errors import StoreError
 from raykd.soft_targets.codec import target_schema
 from raykd.store.pieces import Flags, Int64s, Pieces, pieces_of
 from raykd.store.section import Section
-from raykd.store.sections import sections
+from raykd.store.sections import others
 from raykd.store.store import NAMED_ROWS, SHARD_BYTES, SHARD_SECONDS, SoftTargetStore
 
 REFRESH_SECONDS: Final = 10.0
@@ -169,14 +169,14 @@ atexit.register(close_all)
 
 
 def _missing(scorer: KeptScorer, rows: pa.Table, missing: Int64s) -> str:
+    there = others(scorer.location, scorer.section)
     named = ", ".join(_names(rows.take(pa.array(missing[:NAMED_ROWS]))))
     more = ", ..." if missing.size > NAMED_ROWS else ""
-    there = ", ".join(each.name for each in sections(scorer.location)) or "none"
     return (
         f"{scorer.location}: {missing.size} of {rows.num_rows} rows have no soft targets in "
-        f"section {scorer.section.name} (sections there: {there}), and no teacher may be asked: "
-        f"{named}{more}. Set soft_targets.store_mode: use, so that the teacher scores and stores "
-        "them"
+        f"section {scorer.section.name}, and no teacher may be asked: {named}{more}. Other "
+        f"sections there: {there}. Set soft_targets.store_mode: use, so that the teacher scores "
+        "and stores them"
     )
 
 

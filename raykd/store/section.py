@@ -56,6 +56,15 @@ class Section:
             "stamp": f"{self.spec.stamp:08x}",
         }
 
+    def differing(self, said: dict[str, Any]) -> list[str]:
+        """Which facts of another section are not this one's.
+
+        Args:
+            said: What its `section.json` says.
+        """
+        expected = self.facts
+        return [name for name in _COMPARED if said.get(name) != expected[name]]
+
     def to_bytes(self) -> bytes:
         """The content of `section.json`."""
         return (json.dumps(self.facts, indent=2) + "\n").encode()
@@ -71,7 +80,7 @@ class Section:
             StoreError: It is unreadable, of a newer format, or of another section; says of which.
         """
         said, expected = read_facts(found, where), self.facts
-        differing = [name for name in _COMPARED if said.get(name) != expected[name]]
+        differing = self.differing(said)
         if differing:
             lines = [
                 f"  {name}: found {json.dumps(said.get(name))}, expected "

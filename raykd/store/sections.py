@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from raykd.errors import StoreError
 from raykd.store.entry import PUBLISHED, SHARDS, published_names, read_entries
 from raykd.store.place import Place
-from raykd.store.section import SECTION_FILE, read_facts
+from raykd.store.section import SECTION_FILE, Section, read_facts
+
+NAMED: Final = 4
+"""Sections that a message tells of one by one."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,36 @@ def section_facts(place: Place) -> dict[str, Any]:
             "(`raykd store prune --section`) and have the teacher score again"
         )
     return read_facts(content, where)
+
+
+def others(location: str, section: Section) -> str:
+    """What a store holds beside a section, and what of each differs from it; for messages.
+
+    Args:
+        location: The store: a path or a URI.
+        section: What is wanted.
+
+    Raises:
+        StoreError: The location itself cannot be read.
+    """
+    place = Place.at(location)
+    names = [name for name in section_names(place) if name != section.name]
+    told = [f"{name} ({_difference(place.within(name), section)})" for name in names[:NAMED]]
+    more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
+    return "; ".join(told + more) or "none"
+
+
+def _difference(place: Place, section: Section) -> str:
+    try:
+        said, wanted = section_facts(place), section.facts
+    except StoreError:
+        return "cannot be read"
+    named = [name for name in ("teacher", "tokenizer", "codec") if name in section.differing(said)]
+    texts = [
+        f"another {name}: {_one_line(said.get(name))}, wanted {_one_line(wanted[name])}"
+        for name in named
+    ]
+    return "; ".join(texts) or "another version of the codec or of what it is made with"
 
 
 def _summary(place: Place, name: str) -> SectionSummary:

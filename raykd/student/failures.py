@@ -6,6 +6,7 @@ import json
 import re
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,20 @@ FATAL = (
 def keep(logs: Path, rank: int, error: BaseException) -> None:
     """Write down why a rank failed; whole or not at all."""
     cause = own_cause(error)
-    record = {
+    record: dict[str, Any] = {
         "type": type(cause or error).__name__,
         "message": str(cause or error),
         "traceback": "".join(traceback.format_exception(error)),
         "time": time.time(),
     }
     file = _file(logs, rank)
+    # Clocks of nodes may differ: who found the failures of others here came after them.
+    record["found"] = sum(1 for other in logs.glob("failure-*.json") if other != file)
     aside = file.with_suffix(".aside")
-    aside.write_text(json.dumps(record))
-    aside.rename(file)
+    # A full disk takes no record; Ray hands the error on as well.
+    with suppress(OSError):
+        aside.write_text(json.dumps(record))
+        aside.rename(file)
 
 
 def forget(logs: Path, rank: int | None = None) -> None:
@@ -57,13 +62,16 @@ def fatal(logs: Path) -> RaykdError | None:
 
 def told(logs: Path, error: BaseException) -> RaykdError:
     """The error that explains the others: raykd's own before foreign ones, the earliest first."""
-    records = sorted(
-        _records(logs), key=lambda found: (found[0]["type"] not in _own(), found[0]["time"])
-    )
+    records = sorted(_records(logs), key=lambda one: _rank_of(one[0]))
     if records:
         return _as_error(*records[0])
     text = _last_line(str(error))
     return own_cause(error) or RunError(f"the student group failed: {text}")
+
+
+def _rank_of(record: dict[str, Any]) -> tuple[bool, int, float]:
+    """What explains the others comes first."""
+    return record["type"] not in _own(), record["found"], record["time"]
 
 
 def own_cause(error: BaseException | None) -> RaykdError | None:

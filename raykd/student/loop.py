@@ -16,6 +16,7 @@ import pyarrow as pa
 from raykd.config.job import Job
 from raykd.config.train import CheckpointConfig
 from raykd.errors import DivergenceError, OrderError
+from raykd.student import space
 from raykd.student.checkpoint import CheckpointMark, aside, publish
 from raykd.student.engine import StepResult, Student, Wish
 from raykd.student.integrity import seal
@@ -112,7 +113,8 @@ def run(
         measured = _heldout_if_due(job, student, heldout, done, stretch.num_steps)
         if records is not None:
             line = _line(job, stretch, done, result, seconds, measured)
-            records.metrics.write(line)
+            with space.needed(checkpoints.parent, "metrics.jsonl"):
+                records.metrics.write(line)
             records.trackers = log_step(records.trackers, line, records.note)
         noticed = _is_noticed(rank, result.wish)
         if noticed or result.wish >= Wish.SAVE or clock.steps_are_up(done):
@@ -243,8 +245,9 @@ def _save(
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
     rank.barrier()
-    student.save(directory)
-    seal(directory, rank.rank, rank.num_ranks)
+    with space.needed(directory, "a checkpoint"):
+        student.save(directory)
+        seal(directory, rank.rank, rank.num_ranks)
     if records is not None:
         records.metrics.sync()
     rank.barrier()
@@ -252,5 +255,6 @@ def _save(
         mark = CheckpointMark(
             done, done * job.train.global_batch, rank.num_ranks, job.student.zero_stage
         )
-        publish(checkpoints, mark, job.checkpoint.keep)
+        with space.needed(checkpoints, "a checkpoint"):
+            publish(checkpoints, mark, job.checkpoint.keep)
     rank.barrier()

@@ -68,8 +68,12 @@ class StudentRun:
             return found.mark.step
         found = newest_good(self.checkpoints, self.note)
         step = found.mark.step if found else 0
-        self.verified.update(step=step, process=os.getpid())
+        self.trust(step)
         return step
+
+    def trust(self, step: int) -> None:
+        """This process verified the checkpoint of `step`; the next one takes it as it is, once."""
+        self.verified.update(step=step, process=os.getpid())
 
     def note(self, text: str) -> None:
         """Tell the person."""

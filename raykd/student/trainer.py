@@ -15,6 +15,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from raykd.config.job import Job
 from raykd.config.load import dump_job
+from raykd.errors import CapacityError
 from raykd.models.heap import keep_freed_memory
 from raykd.student import failures, loop
 from raykd.student.checkpoint import latest
@@ -26,9 +27,16 @@ from raykd.telemetry.trackers import close_trackers, open_trackers
 
 TERMINATION = Termination()
 """Of this process; it stands here so that Train's main thread and the rank's find the same."""
+NO_ROOM = "worker group startup timed out"
+"""What Train says of ranks whose placement group found no room in time; its error is wrapped."""
 
 
-def train(run: StudentRun, stream: Callable[[], Any], data_config: ray.train.DataConfig) -> int:
+def train(
+    run: StudentRun,
+    stream: Callable[[], Any],
+    data_config: ray.train.DataConfig,
+    nodes_wait_s: float | None = None,
+) -> int:
     """Run the student group to the end of the job, or to a stop.
 
     Args:
@@ -36,24 +44,28 @@ def train(run: StudentRun, stream: Callable[[], Any], data_config: ray.train.Dat
         stream: Makes the dataset from the newest checkpoint's row on; called at every (re)start of
             the group.
         data_config: Deals the dataset to the ranks.
+        nodes_wait_s: How long ranks and replicas may wait for nodes; None where no nodes come.
 
     Returns:
         Steps done.
 
     Raises:
+        CapacityError: The ranks got no room in time.
         RaykdError: What a rank raised, by its own name.
         RunError: The group failed in another way.
     """
     student = run.job.student
     failures.forget(run.logs)
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(student.start_timeout_s)
+    start_s = student.start_timeout_s if nodes_wait_s is None else nodes_wait_s
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_s)
     on_gpu = student.device == "gpu"
     train_v2: Any = ray.train  # its names are typed as those of the version before
     trainer = TorchTrainer(
         _rank_main,
         train_loop_config={"run": run},
         torch_config=ListeningConfig(
-            backend="nccl" if on_gpu else "gloo", timeout_s=_group_timeout_s(run.job)
+            backend="nccl" if on_gpu else "gloo",
+            timeout_s=_group_timeout_s(run.job, nodes_wait_s or 0.0),
         ),
         scaling_config=train_v2.ScalingConfig(
             num_workers=student.num_workers,
@@ -75,6 +87,10 @@ def train(run: StudentRun, stream: Callable[[], Any], data_config: ray.train.Dat
     try:
         trainer.fit()
     except Exception as error:
+        if NO_ROOM in str(error):
+            raise CapacityError(
+                f"{student.num_workers} student ranks got no room within {start_s:g} s"
+            ) from error
         raise failures.told(run.logs, error) from error
     found = latest(run.checkpoints)
     return found.mark.step if found else 0
@@ -107,11 +123,11 @@ def _preempted() -> tuple[str, ...] | None:
     return None if found is None else tuple(found.preempted_node_ids)
 
 
-def _group_timeout_s(job: Job) -> int:
-    """Longer than a request to the teacher can take with all its retries."""
+def _group_timeout_s(job: Job, nodes_wait_s: float) -> int:
+    """Longer than a request to the teacher can take with all its retries, and nodes to come."""
     teacher = job.teacher
     request_s = (teacher.max_retries + 1) * (teacher.request_timeout_s + 30)
-    return int(600 + 1.5 * (teacher.start_timeout_s + request_s))
+    return int(600 + 1.5 * (teacher.start_timeout_s + nodes_wait_s + request_s))
 
 
 def _rank_main(config: dict[str, Any]) -> None:

@@ -49,6 +49,20 @@ class NoReplicaError(Exception):
     """No replica ran for longer than the job allows."""
 
 
+@dataclass
+class FailedTries:
+    """Tries of requests that failed, summed up."""
+
+    lost: int = 0
+    """With their replica, or without an answer in time."""
+    refused: int = 0
+    """By what the engine raised."""
+
+
+failed_tries = FailedTries()
+"""Of this process."""
+
+
 class _Tries:
     """The failures of one request so far."""
 
@@ -73,8 +87,10 @@ class _Tries:
             return False
         if engine_raised(error):
             self._refused += 1
+            failed_tries.refused += 1
             return self._refused < min(REFUSALS, self._max_retries + 1)
         self._lost += 1
+        failed_tries.lost += 1
         return self._lost <= self._max_retries
 
 

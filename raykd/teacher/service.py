@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray import serve
@@ -18,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raykd.config.reservations import REPLICA_CPUS
 from raykd.config.teacher import TeacherConfig
-from raykd.errors import TeacherError
+from raykd.errors import CapacityError, TeacherError
 from raykd.teacher.client import Patience, Scorer, TeacherClient, forget_handle
 from raykd.teacher.replica import EngineClass, ReplicaSpec, TeacherReplica
 from raykd.teacher.status import DEPLOYMENT, replica_counts
@@ -46,11 +47,49 @@ class Window:
     """Replicas are added while each has more than this many requests."""
 
 
-class TeacherService:
-    """Deploys the teacher, waits until it answers, takes it down again."""
+class Nodes(Protocol):
+    """Nodes that replicas wait for, on a cluster that scales itself."""
 
-    def __init__(self, name: str, config: TeacherConfig, spec: ReplicaSpec, window: Window) -> None:
+    @property
+    def limit_s(self) -> float:
+        """How long replicas may wait for nodes."""
+
+    @property
+    def go_on_smaller(self) -> bool:
+        """Whether fewer replicas will do after that."""
+
+    @property
+    def note(self) -> Callable[[str], None]:
+        """Tells the person."""
+
+    def waiting(self) -> int:
+        """How many replicas wait for a node now."""
+
+    def overdue(self) -> str | None:
+        """What is told of them once they have waited for too long; None before."""
+
+
+class TeacherService:
+    """Deploys the teacher, waits until it answers, takes it down again.
+
+    Args:
+        name: Of the Serve app.
+        config: The job's `teacher`.
+        spec: What a replica needs.
+        window: Requests on their way.
+        nodes: None where the cluster has all nodes that it will have.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: TeacherConfig,
+        spec: ReplicaSpec,
+        window: Window,
+        nodes: Nodes | None = None,
+    ) -> None:
         self._app = name
+        self._nodes = nodes
         self._config = config
         self._spec = spec
         self._window = window
@@ -105,27 +144,53 @@ class TeacherService:
             self._failure = error
 
     def wait(self) -> TeacherClient:
-        """Block until every replica that the run begins with is ready.
+        """Block until every replica that the run begins with is ready, or as many as will do.
 
         Raises:
             TeacherError: It did not start, or not in time; says what Serve says.
+            CapacityError: Its nodes did not come, and fewer replicas will not do.
         """
         assert self._thread is not None, "start() comes first"
-        deadline = time.monotonic() + self._config.start_timeout_s
+        deadline = time.monotonic() + self._start_limit_s
         while self._thread.is_alive() and time.monotonic() < deadline:
             self._thread.join(timeout=0.5)
             self._stop_on_failure()
-        if self._failure is not None or self._thread.is_alive():
-            raise TeacherError(self._why())
+            if self._thread.is_alive() and self._goes_on_smaller():
+                break
+        else:
+            if self._failure is not None or self._thread.is_alive():
+                raise TeacherError(self._why())
         return TeacherClient(self._app, self._patience(), self._tally)
+
+    @property
+    def _start_limit_s(self) -> float:
+        """Nodes come first, then replicas start on them."""
+        return self._config.start_timeout_s + (self._nodes.limit_s if self._nodes else 0.0)
+
+    def _goes_on_smaller(self) -> bool:
+        """Whether the replicas that are there have to do, since the others' nodes do not come."""
+        reason = self._nodes.overdue() if self._nodes else None
+        if self._nodes is None or reason is None:
+            return False
+        wanted = self._config.first_replicas
+        if not self._nodes.go_on_smaller or self._nodes.waiting() >= wanted:
+            raise CapacityError(reason)
+        counts = replica_counts(self._app)
+        if counts is None or not counts.running:
+            return False  # it has its node, and loads
+        self._nodes.note(
+            f"going on with {counts.running} of {wanted} teacher replicas (capacity.then: "
+            f"smaller); the others join when their nodes come. {reason}"
+        )
+        return True
 
     def _patience(self) -> Patience:
         """A request's turn comes after at most all others that are on their way."""
         config = self._config
         turns_s = (self._window.requests + 1) * config.request_timeout_s
         return Patience(
-            start_timeout_s=config.start_timeout_s,
-            longest_try_s=config.start_timeout_s + turns_s,
+            start_timeout_s=self._start_limit_s,
+            longest_try_s=self._start_limit_s + turns_s,
             max_retries=config.max_retries,
         )
 

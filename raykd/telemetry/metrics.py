@@ -164,9 +164,15 @@ class MetricsTail:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
-        self._identity: tuple[int, int] | None = None
+        self._identity = _identity(path)
+        self._begun = 0
         self._returned = array("Q")
         self._line = 0
+
+    @property
+    def begun(self) -> int:
+        """How often a writer has begun since this object was made, by the looks taken so far."""
+        return self._begun
 
     def poll(self) -> list[StepMetrics]:
         """Whole lines that are new; a last line without its end is left for the next look.
@@ -184,6 +190,7 @@ class MetricsTail:
     def _notice_replacement(self, file: BinaryIO) -> None:
         status = os.fstat(file.fileno())
         identity = (status.st_dev, status.st_ino)
+        self._begun += identity != self._identity
         if identity != self._identity or status.st_size < self._offset:
             self._identity, self._offset, self._line = identity, 0, 0
 
@@ -206,6 +213,14 @@ class MetricsTail:
             del self._returned[self._line :]
         self._returned.append(checksum)
         return False
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def read_metrics(path: Path) -> list[StepMetrics]:

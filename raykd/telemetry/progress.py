@@ -18,7 +18,7 @@ from rich.text import Text
 from raykd.telemetry.metrics import HeldoutMetrics, StepMetrics
 from raykd.telemetry.progress_view import Moment, panel, plain_line
 from raykd.telemetry.replicas import ReplicaSample
-from raykd.telemetry.summary import RECENT_STEPS, eta_s, summarize
+from raykd.telemetry.summary import RECENT_STEPS, Summary, eta_s, summarize
 from raykd.telemetry.units import duration
 
 _DONE, _FAILED = ("✓", "green"), ("✗", "red")
@@ -75,6 +75,11 @@ class Progress:
         """The stages that ended, in order."""
         return list(self._stages)
 
+    @property
+    def recent(self) -> Summary | None:
+        """Rates over the last steps of the stage; None before the first."""
+        return None if self._moment is None else self._moment.recent
+
     @contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "step") -> Iterator[None]:
         """Show a stage while the block runs, and how it ended.
@@ -88,8 +93,7 @@ class Progress:
         self._stage_began = self._last_line = self._clock()
         self._moment = Moment(stage=name, elapsed_s=0.0, total=total, unit=unit)
         self._teacher = self._told = None
-        if self._live is None:
-            self._print(f"[{name}] …")
+        self._tell_begin(name)
         try:
             yield
         except BaseException:
@@ -101,6 +105,9 @@ class Progress:
         """Print a line that stays."""
         for line in text.splitlines() or [""]:
             self._print(line)
+
+    def rank_failed(self, rank: int, error: str, text: str, traceback: str) -> None:
+        """Take in that a rank failed; a person is told only if the run ends of it."""
 
     def count(self, done: int, total: int | None = None) -> None:
         """Say how far the stage is.
@@ -179,7 +186,7 @@ class Progress:
             return
         assert self._moment is not None
         self._told = self._teacher
-        self._print(plain_line(self._now(self._moment)))
+        self._tell_moment(self._now(self._moment))
         self._last_line = now
 
     def _end_stage(self, name: str, mark: tuple[str, str]) -> None:
@@ -188,13 +195,23 @@ class Progress:
         self._stages.append(StageTime(name, seconds))
         last, self._moment = self._moment, None
         if last.loss is not None:
-            self._print(plain_line(replace(self._now(last), eta_s=None)))
+            self._tell_moment(replace(self._now(last), eta_s=None))
+        self._tell_end(name, seconds, done=mark is _DONE)
+
+    def _tell_begin(self, name: str) -> None:
+        if self._live is None:
+            self._print(f"[{name}] …")
+
+    def _tell_moment(self, moment: Moment) -> None:
+        self._print(plain_line(moment))
+
+    def _tell_end(self, name: str, seconds: float, *, done: bool) -> None:
         took = duration(seconds)
         if self._live is not None:
+            mark = _DONE if done else _FAILED
             self._console.print(Text.assemble(mark, f" {name} ", (took, "dim")))
         else:
-            verb = "done in" if mark is _DONE else "failed after"
-            self._print(f"[{name}] {verb} {took}")
+            self._print(f"[{name}] {'done in' if done else 'failed after'} {took}")
 
     def _print(self, line: str) -> None:
         """On a pipe a line stays one line, however long; on a terminal it wraps."""

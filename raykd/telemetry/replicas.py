@@ -76,6 +76,15 @@ def fewer(samples: Sequence[ReplicaSample], most: int = 200) -> list[ReplicaSamp
     return list(samples[::every])
 
 
+def elapsed_s(samples: Sequence[ReplicaSample]) -> list[float]:
+    """Seconds from the first sample to each.
+
+    Where a run went on from a machine whose clock is behind, no time has passed.
+    """
+    gaps = [max(0.0, b.time - a.time) for a, b in itertools.pairwise(samples)]
+    return list(itertools.accumulate(gaps, initial=0.0)) if samples else []
+
+
 def mean_running(samples: Sequence[ReplicaSample]) -> float | None:
     """Replicas that ran, on average over the time; None without samples.
 

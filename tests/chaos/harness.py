@@ -13,6 +13,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ import pyarrow as pa
 
 from raykd.student.engine import StepResult, Wish, ZeroStudent
 
+from .nodes import ROLES, Nodes
+
 VICTIMS = {
     "rank": "ray::RayTrainWorker",
     "shard": "ray::Shard",
@@ -30,6 +33,8 @@ VICTIMS = {
     "loader": "ray::MapWorker",
 }
 """How the processes of a run are called."""
+DRIVER = "-m tests.chaos.driver"
+"""How a driver is called that is a process of its own."""
 
 
 class NotingStudent(ZeroStudent):
@@ -55,6 +60,10 @@ class Kill:
 
     victim: str
     after_step: int
+    delay_s: float = 0.0
+    """How long after that."""
+    which: int = 0
+    """Of the processes with that name, by process id, again from the first after the last."""
 
 
 @dataclass
@@ -63,6 +72,8 @@ class Killer:
 
     metrics: Path
     kills: Sequence[Kill]
+    nodes: Nodes | None = None
+    """Where whole nodes are among the victims."""
     done: list[tuple[Kill, int]] = field(default_factory=list)
     """What was killed, with its process id."""
 
@@ -81,24 +92,43 @@ class Killer:
             while steps_of(self.metrics) < kill.after_step:
                 if self._ended.wait(0.05):
                     return
-            while (found := find(kill.victim)) is None:
+            if self._ended.wait(kill.delay_s):
+                return
+            pid = self._lose_node(kill) if kill.victim in ROLES else None
+            while pid is None and (pid := strike(kill)) is None:
                 if self._ended.wait(0.05):
                     return
-            found.send_signal(signal.SIGKILL)
-            self.done.append((kill, found.pid))
+            # Seen where a test fails.
+            print(f"after step {steps_of(self.metrics)}: {kill.victim}, process {pid}", flush=True)
+            self.done.append((kill, pid))
+
+    def _lose_node(self, kill: Kill) -> int:
+        assert self.nodes is not None
+        return self.nodes.lose(ROLES[kill.victim])
 
 
-def find(victim: str) -> psutil.Process | None:
-    """A process of this test's own cluster; None while there is none."""
+def strike(kill: Kill) -> int | None:
+    """Kill one process of this test's own; its id, or None while there is none."""
+    found = find(kill.victim)
+    if not found:
+        return None
+    victim = found[kill.which % len(found)]
+    try:
+        victim.send_signal(signal.SIGKILL)
+    except psutil.NoSuchProcess:
+        return None
+    return victim.pid
+
+
+def find(victim: str) -> list[psutil.Process]:
+    """Processes of this test's own cluster, or its driver, that live; by process id."""
+    name = DRIVER if victim == "driver" else VICTIMS[victim]
+    found = []
     for process in psutil.Process(os.getpid()).children(recursive=True):
-        try:
-            if process.status() != psutil.STATUS_ZOMBIE and process.cmdline()[0].startswith(
-                VICTIMS[victim]
-            ):
-                return process
-        except (psutil.Error, IndexError):
-            continue
-    return None
+        with suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE and name in " ".join(process.cmdline()):
+                found.append(process)
+    return sorted(found, key=lambda process: process.pid)
 
 
 def steps_of(metrics: Path) -> int:

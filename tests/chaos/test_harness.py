@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from .fire import ALL_VICTIMS, STEPS_A_KILL, kills_of
 from .harness import complaints
 
 STEPS, BATCH = 3, 4
@@ -77,3 +79,15 @@ def test_a_planted_fault_is_found(tmp_path: Path, fault: str, complaint: str) ->
         steps[1]["loss"] = 0.5000000000000001
     write_lines(root, steps, ranks)
     assert any(complaint in one for one in complaints(root, STEPS, BATCH, LOSSES))
+
+
+@pytest.mark.parametrize("num_kills", [8, 20, 24])
+def test_a_seed_says_who_dies_when(num_kills: int) -> None:
+    kills = kills_of(7, num_kills)
+    assert kills == kills_of(7, num_kills)
+    assert kills != kills_of(8, num_kills)
+    times = Counter(kill.victim for kill in kills)
+    assert set(times) == set(ALL_VICTIMS)
+    assert max(times.values()) - min(times.values()) <= 1
+    for at, kill in enumerate(kills):
+        assert 1 <= kill.after_step - STEPS_A_KILL * at <= STEPS_A_KILL

@@ -108,6 +108,8 @@ def one_teacher(ray_cluster: None, once: dict[str, Any], monkeypatch: pytest.Mon
         return _KeptTeacher(once["teacher"])
 
     monkeypatch.setattr(story, "start_teacher", start_once)
+    # A run that goes on would take it for what a killed driver left.
+    monkeypatch.setattr(story, "remove_left_over", lambda job: False)
 
 
 class _KeptTeacher:

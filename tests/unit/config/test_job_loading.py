@@ -402,7 +402,7 @@ def test_rules_over_several_fields(
 
 
 def test_trusted_code_with_a_pin_is_allowed(make_job: Callable[[Tree], Job]) -> None:
-    job = make_job({"teacher.trust_remote_code": True, "teacher.revision": "abc"})
+    job = make_job({"teacher.trust_remote_code": True, "teacher.revision": "ab" * 20})
     assert job.teacher.trust_remote_code
 
 

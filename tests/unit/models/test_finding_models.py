@@ -41,11 +41,11 @@ def test_a_relative_directory_becomes_one_that_every_process_finds(
 
 
 def test_a_hub_name_is_passed_on_with_its_pin(tmp_path: Path) -> None:
-    config = ModelConfig(model="owner/name", revision="abc", trust_remote_code=True)
+    config = ModelConfig(model="owner/name", revision="ab" * 20, trust_remote_code=True)
     source = locate(config, "teacher", tmp_path)
-    assert source == ModelSource("owner/name", "abc", True)
+    assert source == ModelSource("owner/name", "ab" * 20, True)
     assert not source.is_directory
-    assert source.hub_arguments == {"revision": "abc", "trust_remote_code": True}
+    assert source.hub_arguments == {"revision": "ab" * 20, "trust_remote_code": True}
 
 
 @pytest.mark.parametrize("path", ["./none", "/no/such/place", "~/no-such-place-here", "a/b/c"])

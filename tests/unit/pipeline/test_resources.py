@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raykd.errors import ResourceError
-from raykd.pipeline import cluster, resources
+from raykd.pipeline import capacity, cluster, resources
 from raykd.pipeline.plan import phases
 
 MakeJob = Callable[..., Any]
@@ -31,6 +31,7 @@ def cluster_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             }
             for node in nodes
         ]
+        monkeypatch.setattr(capacity, "growth", lambda: None)
         monkeypatch.setattr(cluster, "totals", lambda: have)
         monkeypatch.setattr(cluster, "nodes", lambda: told)
         monkeypatch.setattr(cluster, "free", lambda: have if free is None else free)

@@ -118,12 +118,29 @@ def test_without_a_teacher_what_is_missing_is_named(tmp_path: Path) -> None:
     rows = numbered(rows_of([[A], *([[B]] * 9), [A]]))
     with pytest.raises(
         StoreError,
-        match=r"9 of 11 rows .*sections there: top_k-.*: row 41 \(prepared row 8\), .*row 48 "
-        r"\(prepared row 15\), \.\.\..*store_mode: use",
+        match=r"9 of 11 rows .*: row 41 \(prepared row 8\), .*row 48 "
+        r"\(prepared row 15\), \.\.\..*Other sections there: none.*store_mode: use",
     ):
         score(scorer(tmp_path, None, write=False), rows)
-    with pytest.raises(StoreError, match=r"1 of 1 rows .*sections there: none.*: a row without"):
+    with pytest.raises(StoreError, match=r"1 of 1 rows .*: a row without.*sections there: none"):
         score(scorer(tmp_path / "empty", None, write=False), rows_of([[A]]))
+
+
+def test_what_others_hold_says_what_differs(tmp_path: Path) -> None:
+    filled(tmp_path, TOP_K, rows_of([[A]]))
+    wanted = section_of(TOP_K)
+    for other, told in [
+        (replace(wanted, teacher="b"), r"\(another teacher: a teacher, wanted b\)\. Set"),
+        (replace(wanted, tokenizer="b"), r"\(another tokenizer: a tokenizer, wanted b\)\. Set"),
+        (
+            section_of(replace(TOP_K, top_k=2)),
+            r"\(another codec: top_k, .*top_k 3.*, wanted top_k, .*top_k 2.*\)\. Set",
+        ),
+        (section_of(replace(TOP_K, fingerprint="b")), r"\(another version of the codec or of"),
+    ]:
+        kept = KeptScorer(str(tmp_path), other, None, write=False)
+        with pytest.raises(StoreError, match=rf"sections there: {wanted.name} {told}"):
+            score(kept, rows_of([[A]]))
 
 
 def test_a_scorer_that_does_not_write_leaves_nothing(tmp_path: Path) -> None:

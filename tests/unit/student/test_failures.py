@@ -76,13 +76,28 @@ def test_what_a_rank_leaves(tmp_path: Path) -> None:
     assert abs(record["time"] - time.time()) < 60
 
 
+@pytest.mark.parametrize("skew_s", [-3600.0, 0.0, 3600.0])
 def test_the_earliest_failure_explains_the_others(
+    skew_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the clock of rank 2's node is an hour off."""
+    clock = iter([10.0 + skew_s, 20.0, 30.0])
+    monkeypatch.setattr(failures.time, "time", lambda: next(clock))
+    for rank, text in ((2, "first"), (0, "second"), (1, "third")):
+        failures.keep(tmp_path, rank, DivergenceError(text))
+    assert str(failures.told(tmp_path, RuntimeError("group failed"))) == "first"
+
+
+def test_of_failures_that_know_nothing_of_each_other_the_clock_decides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([20.0, 10.0, 30.0])
+    clock = iter([20.0, 10.0])
     monkeypatch.setattr(failures.time, "time", lambda: next(clock))
-    for rank, text in enumerate(("second", "first", "third")):
-        failures.keep(tmp_path, rank, DivergenceError(text))
+    for rank, text in enumerate(("second", "first")):
+        (tmp_path / "seen" / str(rank)).mkdir(parents=True)
+        failures.keep(tmp_path / "seen" / str(rank), rank, DivergenceError(text))
+    for file in (tmp_path / "seen").glob("*/*"):
+        file.rename(tmp_path / file.name)
     assert str(failures.told(tmp_path, RuntimeError("group failed"))) == "first"
 
 
@@ -190,4 +205,4 @@ def test_the_group_waits_longer_than_the_teacher_may_take(make_job: Callable[...
     """Timeouts nest: teacher request, all its retries, process group."""
     job = make_job({"teacher.request_timeout_s": 100.0, "teacher.max_retries": 4})
     pauses = sum(min(30.0, 0.5 * 2**i) * 1.5 for i in range(4))
-    assert _group_timeout_s(job) > 5 * 100 + pauses
+    assert _group_timeout_s(job, 0.0) > 5 * 100 + pauses

@@ -90,6 +90,18 @@ def test_what_the_driver_verified_is_not_read_again_for_the_same_start(
     assert len(reads) == 3
 
 
+def test_what_the_driver_verified_before_it_knew_the_run_counts_too(
+    run: StudentRun, reads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(run, 2)
+    run.trust(2)
+    controller = elsewhere(run, monkeypatch)
+    assert controller.first_step() == 2
+    assert reads == []
+    assert controller.first_step() == 2
+    assert len(reads) == 1
+
+
 def test_a_restart_takes_a_newer_one_and_verifies_it(
     run: StudentRun, reads: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

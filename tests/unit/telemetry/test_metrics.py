@@ -253,3 +253,21 @@ class TestMetricsTail:
         path.write_text(step(1).to_json() + "\nbroken\n")
         with pytest.raises(RunError, match=r":2: not a line"):
             MetricsTail(path).poll()
+
+
+def test_a_tail_counts_how_often_a_writer_begins(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    fresh = MetricsTail(path)
+    fresh.poll()
+    assert fresh.begun == 0
+    MetricsWriter(path, 0).close()
+    fresh.poll()
+    fresh.poll()
+    assert fresh.begun == 1
+    resumed = MetricsTail(path)
+    resumed.poll()
+    assert resumed.begun == 0, "the file of the run before"
+    for times in (1, 2):
+        MetricsWriter(path, 0).close()
+        resumed.poll()
+        assert resumed.begun == times

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from raykd.errors import RunError
-from raykd.telemetry.replicas import ReplicaSample, append_sample, mean_running, read_samples
+from raykd.telemetry.replicas import (
+    ReplicaSample,
+    append_sample,
+    elapsed_s,
+    mean_running,
+    read_samples,
+)
 
 
 def sample(time: float, running: int = 1, queued: int = 0) -> ReplicaSample:
@@ -54,3 +60,15 @@ def test_the_time_that_the_run_was_down_does_not_count() -> None:
     before = [sample(float(t), 1) for t in range(10)]
     after = [sample(1000.0 + t, 3) for t in range(10)]
     assert mean_running([*before, *after]) == pytest.approx((9 * 1 + 9 * 3) / 18)
+
+
+@pytest.mark.parametrize("skew_s", [-3600.0, 3600.0])
+def test_a_run_that_goes_on_by_another_clock(skew_s: float) -> None:
+    times = [100.0 + 5 * i for i in range(6)] + [130.0 + skew_s + 5 * i for i in range(6)]
+    samples = [sample(time, 2 if at < 6 else 4) for at, time in enumerate(times)]
+    seconds = elapsed_s(samples)
+    assert seconds == sorted(seconds)
+    assert seconds[0] == 0.0
+    assert seconds[-1] == pytest.approx(50 + max(0.0, 5 + skew_s))
+    assert mean_running(samples) == pytest.approx(3, abs=0.3)
+    assert elapsed_s([]) == []
