@@ -206,7 +206,8 @@ def _dataset(
     ids: Any = ray.data.read_datasource(
         BlockIds(blocks),
         override_num_blocks=blocks,
-        ray_remote_args={"num_cpus": READ_CPUS, **_placed(config)},
+        num_cpus=READ_CPUS,
+        **_placed(config),
         # A bound, or Ray starts as many processes as fit into the free CPUs; one alone names about
         # five blocks a second and starves four replicas.
         concurrency=max(4, requests_in_flight // 2),

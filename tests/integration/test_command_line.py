@@ -210,6 +210,7 @@ def test_export_is_a_plain_directory(
     assert "generation_config.json" in {path.name for path in student.iterdir()}
 
 
+@pytest.mark.chaos
 def test_a_stopped_run_goes_on_where_it_stopped(
     whole_run: tuple[Path, subprocess.CompletedProcess[str]],
     long_job: Callable[[str], Path],

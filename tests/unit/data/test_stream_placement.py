@@ -19,7 +19,7 @@ class Recorder:
         self.options: list[dict[str, Any]] = []
 
     def read_datasource(self, source: Any, **options: Any) -> Recorder:
-        self.options.append(options["ray_remote_args"])
+        self.options.append(options)
         return self
 
     def map_batches(self, loader: Any, **options: Any) -> Recorder:
