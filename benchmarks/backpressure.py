@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import threading
-import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -56,25 +55,27 @@ CASES = [
 class Looks:
     """The object store over time; `__call__` runs beside the training."""
 
-    times: list[float] = field(default_factory=list)
     used_bytes: list[int] = field(default_factory=list)
     spilled_bytes: int = 0
     _ended: threading.Event = field(default_factory=threading.Event)
+    _looking: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, run: RunDirectory) -> None:
         """Look until the end."""
         (node,) = ray.nodes()
         while not self._ended.wait(LOOK_S):
-            stats = node_stats(
-                node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False
-            ).store_stats
-            self.times.append(time.time())
+            with self._looking:
+                stats = node_stats(
+                    node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False
+                ).store_stats
             self.used_bytes.append(stats.object_store_bytes_used)
             self.spilled_bytes = stats.spilled_bytes_total
 
     def end(self) -> None:
-        """Look no more."""
+        """Look no more; Ray may end after this."""
         self._ended.set()
+        with self._looking:
+            pass
 
 
 def run_case(case: Case) -> dict[str, Any]:

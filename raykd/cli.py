@@ -39,11 +39,6 @@ app = typer.Typer(
 )
 
 app.add_typer(store_cli.app, name="store")
-app.command()(plan_cli.plan)
-app.command()(submit_cli.submit)
-app.command()(submit_cli.status)
-app.command()(submit_cli.logs)
-app.command()(submit_cli.stop)
 
 
 def _version(wanted: bool) -> None:
@@ -135,6 +130,13 @@ def check(
             wrong += _check_live(console, job, address)
         if wrong:
             raise typer.Exit(2)
+
+
+app.command()(plan_cli.plan)
+app.command()(submit_cli.submit)
+app.command()(submit_cli.status)
+app.command()(submit_cli.logs)
+app.command()(submit_cli.stop)
 
 
 def _check_live(console: Console, job: Job, address: str | None) -> int:
