@@ -46,9 +46,12 @@ demo: venv  ## Distil the quickstart's student; goes on where a stopped one was.
 	  exec $(BIN)/raykd run jobs/quickstart.yaml --set "storage_path=$(RUNS)"; \
 	fi
 
+# Unit tests two at a time; the others start a Ray each, which takes the whole of a small machine.
 test: venv  ## Run the tests.
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
+	  $(BIN)/python -m pytest -q --durations=5 -m "$(MARKS)" -n 2 --dist loadfile tests/unit
 	@OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false \
-	  $(BIN)/python -m pytest -q --durations=10 -m "$(MARKS)"
+	  $(BIN)/python -m pytest -q --durations=10 -m "$(MARKS)" tests/integration tests/chaos tests/cluster
 
 chaos: venv  ## Run the tests that kill what runs, or take it up again.
 	@OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false \

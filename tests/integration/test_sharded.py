@@ -14,7 +14,7 @@ from raykd.student.engine import StepResult, Wish, ZeroStudent
 
 from .runs import RAY_WARNINGS, Distil, assert_each_step_once, checkpoint_steps
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos, *RAY_WARNINGS]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.soak, *RAY_WARNINGS]
 
 DIES_IN_STEP = 4
 
