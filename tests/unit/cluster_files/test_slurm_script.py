@@ -29,15 +29,21 @@ case "$1" in
 esac
 """
 RAYKD = """#!/usr/bin/env bash
-trap 'echo "raykd saved" >> "$LOG"; exit 130' INT
+trap 'echo "raykd saved" >> "$LOG"; kill "$asleep"; exit 130' INT
 echo "raykd $*" >> "$LOG"
 for (( i = 0; i < 300; i++ )); do
   if (( $(wc -l < "$LOG.pids") == 4 )); then break; fi
   sleep 0.02
 done
+if [[ "$RAYKD_DOES" != wait ]]; then
+  echo "raykd trains" >> "$LOG"
+  exit "$RAYKD_DOES"
+fi
+# A shell may lose a signal that comes while it waits for a command in the foreground.
+sleep 15 > /dev/null 2>&1 &
+asleep="$!"
 echo "raykd trains" >> "$LOG"
-[[ "$RAYKD_DOES" == wait ]] || exit "$RAYKD_DOES"
-for (( i = 0; i < 300; i++ )); do sleep 0.05; done
+wait "$asleep"
 """
 SCONTROL = """#!/usr/bin/env bash
 echo "scontrol $*" >> "$LOG"
