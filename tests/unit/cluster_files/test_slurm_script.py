@@ -39,7 +39,6 @@ if [[ "$RAYKD_DOES" != wait ]]; then
   echo "raykd trains" >> "$LOG"
   exit "$RAYKD_DOES"
 fi
-# A shell may lose a signal that comes while it waits for a command in the foreground.
 sleep 15 > /dev/null 2>&1 &
 asleep="$!"
 echo "raykd trains" >> "$LOG"
@@ -67,6 +66,8 @@ class Slurm:
             text=True,
             cwd=self.path,
             start_new_session=True,
+            # A shell cannot trap what was ignored when it began, and pytest's workers ignore this.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, *arguments: str, **environment: str) -> tuple[int, str]:
