@@ -78,7 +78,9 @@ def train(
             name=f"{int(time.time() * 1000)}",
             storage_path=str(Path(run.directory).resolve() / "logs" / "ray_train"),
             failure_config=train_v2.FailureConfig(
-                max_failures=run.job.checkpoint.max_failures, controller_failure_limit=0
+                max_failures=run.job.checkpoint.max_failures,
+                # A rank that dies while the group starts counts as the controller's failure.
+                controller_failure_limit=run.job.checkpoint.max_failures,
             ),
         ),
         datasets={"train": stream},
