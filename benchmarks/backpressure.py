@@ -8,7 +8,6 @@ half as long as a request may take meets a student that waits for every block: n
 
 from __future__ import annotations
 
-import argparse
 import os
 import threading
 from dataclasses import asdict, dataclass, field
@@ -24,7 +23,7 @@ from ray._private.internal_api import node_stats
 from rich.table import Table
 from standins import VOCAB_SIZE, Sleep, job_of, own_ray, train_asleep
 
-from raykd.pipeline import cluster, plan
+from raykd.pipeline import nodes, plan
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.soft_targets.spec import CodecSpec
 
@@ -90,7 +89,7 @@ def run_case(case: Case) -> dict[str, Any]:
             stream={"object_store_bytes": case.cap_bytes} if case.cap_bytes else {},
         )
         spec = CodecSpec("top_k", VOCAB_SIZE, (1.0,), top_k=64, values="fp32")
-        stores, looks = cluster.object_stores(), Looks()
+        stores, looks = nodes.object_stores(), Looks()
         cap = plan.object_store_bytes(job, spec, stores)
         course = train_asleep(job, Sleep(case.teacher_s), Sleep(case.student_s), looks)
         looks.end()
@@ -165,14 +164,9 @@ def table_of(results: list[dict[str, Any]]) -> Table:
 
 def main() -> None:
     """Run the cases one after the other, each on a fresh Ray."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", help=f"Of {', '.join(c.name for c in CASES)}.")
-    parser.add_argument("--no-write", action="store_true", help="Leave the results file alone.")
-    arguments = parser.parse_args()
+    arguments = record.parser(__doc__, CASES).parse_args()
     console, on, results = record.console(), record.machine(), []
-    for case in CASES:
-        if arguments.only and case.name not in arguments.only:
-            continue
+    for case in record.chosen(CASES, arguments):
         one = run_case(case)
         results.append(one)
         console.print(f"{case.name}: MiB each second {one['used_mib_each_second']}")

@@ -172,17 +172,13 @@ def bars(counts: list[int]) -> str:
 
 def main() -> None:
     """Run the cases one after the other, each on a fresh Ray."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = record.parser(__doc__, CASES)
     parser.add_argument("--steps", type=int, default=200, help="Steps that count.")
     parser.add_argument("--fill", type=int, default=20, help="First steps, which do not count.")
-    parser.add_argument("--only", nargs="*", help=f"Of {', '.join(c.name for c in CASES)}.")
     parser.add_argument("--in-flight", type=int, help="stream.requests_in_flight.")
-    parser.add_argument("--no-write", action="store_true", help="Leave the results file alone.")
     arguments = parser.parse_args()
     console, on, results = record.console(), record.machine(), []
-    for case in CASES:
-        if arguments.only and case.name not in arguments.only:
-            continue
+    for case in record.chosen(CASES, arguments):
         one = run_case(case, arguments)
         results.append(one)
         console.print(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 
@@ -16,9 +18,31 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("raykd", "ray", "torch", "transformers", "deepspeed", "pyarrow")
 
 
+class Case(Protocol):
+    """What a benchmark runs one of."""
+
+    @property
+    def name(self) -> str:
+        """In tables, and for `--only`."""
+        ...
+
+
 def console() -> Console:
     """Wide enough for the tables where no terminal says how wide it is."""
     return Console(width=None if Console().is_terminal else 132)
+
+
+def parser(description: str | None, cases: Sequence[Case]) -> ArgumentParser:
+    """What all benchmarks of several cases understand."""
+    made = ArgumentParser(description=description)
+    made.add_argument("--only", nargs="*", help=f"Of {', '.join(case.name for case in cases)}.")
+    made.add_argument("--no-write", action="store_true", help="Leave the results file alone.")
+    return made
+
+
+def chosen(cases: Sequence[Any], arguments: Namespace) -> list[Any]:
+    """The cases that `--only` names; all of them without it."""
+    return [case for case in cases if not arguments.only or case.name in arguments.only]
 
 
 def machine() -> dict[str, Any]:

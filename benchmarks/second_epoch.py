@@ -12,7 +12,6 @@ live from what was read ahead meanwhile, do not count.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import deque
 from dataclasses import asdict, dataclass
@@ -311,15 +310,11 @@ def table_of(results: list[dict[str, Any]]) -> Table:
 
 def main() -> None:
     """Run the cases one after the other, each on a fresh Ray."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", help=f"Of {', '.join(c.name for c in CASES)}.")
+    parser = record.parser(__doc__, CASES)
     parser.add_argument("--lead-blocks", type=int, default=8, help="Blocks that may lie between.")
-    parser.add_argument("--no-write", action="store_true", help="Leave the results file alone.")
     arguments = parser.parse_args()
     console, on, results = record.console(), record.machine(), []
-    for case in CASES:
-        if arguments.only and case.name not in arguments.only:
-            continue
+    for case in record.chosen(CASES, arguments):
         one = run_case(case, arguments.lead_blocks)
         results.append(one)
         rounds = ", ".join(f"{ratio:.3f}" for ratio in one["ratios_of_rounds"])

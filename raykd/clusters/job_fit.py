@@ -50,7 +50,7 @@ def parts_of(job: Job) -> list[Part]:
             "loader",
             "stream",
             # A job without the field places loaders anywhere.
-            getattr(job.stream, "labels", {}),
+            job.stream.labels,
             1,
             job.stream.cpus_per_loader,
             0,

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from raykd.pipeline import cluster
+from raykd.pipeline import cluster, nodes
 
 MONITOR = "monitor.py"
 CONFIG_OPTION = "--autoscaling-config="
@@ -105,7 +105,7 @@ def _told_to_ray() -> Growth | None:
 
 
 def _of_the_head() -> Growth | None:
-    found = cluster.on_the_head(autoscaler_here, cluster.gcs_address())
+    found = nodes.on_the_head(autoscaler_here, cluster.gcs_address())
     if found is None or found == "none":
         return None
     if found == "elsewhere":
@@ -193,12 +193,12 @@ def places(grows: Growth | None) -> list[Place]:
             1,
             may_come=False,
         )
-        for node in cluster.nodes()
+        for node in nodes.alive()
         if types.get(node.get("NodeID", "")) not in names
     ]
     seen = {
         types[node["NodeID"]]: node
-        for node in cluster.nodes()
+        for node in nodes.alive()
         if types.get(node.get("NodeID", "")) in names
     }
     return there + [_place_of(kind, seen.get(kind.name)) for kind in kinds]

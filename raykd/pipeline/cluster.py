@@ -1,4 +1,4 @@
-"""The Ray cluster: attach to one or start one, ask what it has, run a stage on it."""
+"""The Ray cluster: attach to one or start one, ask what it has in all, run a stage on it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raykd.errors import ResourceError
 
@@ -31,15 +29,11 @@ LOCAL = {
     "RAY_metrics_report_interval_ms": "30000",
     "RAY_task_events_report_interval_ms": "5000",
 }
-HEAD = "node:__internal_head__"
-"""A resource that only the head has."""
 DEAD = 2
 """Ray's number of the state of a node that is gone."""
 STATUS_S = 10
 OTHER_VERSION = "Version mismatch: "
 """How Ray begins to say so."""
-NODE_ANSWER_S = 180
-"""A node that has just come up, or is busy, starts its first process in a minute or more."""
 WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -136,11 +130,6 @@ def works_in_copy() -> bool:
     return bool(ray.get_runtime_context().runtime_env.get("working_dir"))
 
 
-def nodes() -> list[dict[str, Any]]:
-    """The nodes that are up."""
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
 def gcs_address() -> str:
     """Where the cluster's own store of facts listens."""
     address: str = ray.get_runtime_context().gcs_address
@@ -173,21 +162,6 @@ def node_types() -> dict[str, str]:
         for state in states
         if state.ray_node_type_name
     }
-
-
-def on_the_head(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a function on the head; None where none is seen or it does not answer."""
-    heads = [node["NodeID"] for node in nodes() if HEAD in node["Resources"]]
-    if not heads:
-        return None
-    answer = ask_node(heads[0], function, *arguments).answer
-    return None if isinstance(answer, Exception) else answer
-
-
-def object_stores() -> list[float]:
-    """Bytes of each node's object store."""
-    found = [node["Resources"].get("object_store_memory") for node in nodes()]
-    return [float(size) for size in found if size]
 
 
 @contextmanager
@@ -270,73 +244,3 @@ def _wait_and_look(reference: Any) -> None:
 def waited_s() -> float:
     """How long the task that is waited for now has been; 0 where none is."""
     return time.monotonic() - _waits[-1] if _waits else 0.0
-
-
-def on_every_node(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """Run a function once on each node; node name to result, or to the exception it raised.
-
-    A node that does not answer within `NODE_ANSWER_S` counts as one that raised.
-    """
-    names = {node["NodeID"]: name_of(node) for node in nodes()}
-    asked = ask_every_node(function, *arguments)
-    return {names.get(each.node, each.node): each.answer for each in asked}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A node's answer.
-
-    Attributes:
-        node: Its id.
-        answer: What the function returned there, or the exception in its place.
-        sent: When it was asked, Unix seconds by the driver's clock.
-        received: When the answer was there.
-    """
-
-    node: str
-    answer: Any
-    sent: float
-    received: float
-
-
-def name_of(node: dict[str, Any]) -> str:
-    """A node for messages: its address and the begin of its id."""
-    return f"{node['NodeManagerAddress']}/{node['NodeID'][:8]}"
-
-
-def ask_every_node(function: Callable[..., Any], *arguments: Any) -> list[Asked]:
-    """Run a function once on each node, all at the same time; see `on_every_node`."""
-    asked = {_start_on(node["NodeID"], function, *arguments): node["NodeID"] for node in nodes()}
-    sent, answers, left = time.time(), [], list(asked)
-    deadline = sent + NODE_ANSWER_S
-    while left:
-        done, left = ray.wait(left, timeout=max(0.0, deadline - time.time()))
-        received = time.time()
-        answers += [Asked(asked[one], _answer(one), sent, received) for one in done or left]
-        left = left if done else []
-    return answers
-
-
-def ask_node(node: str, function: Callable[..., Any], *arguments: Any) -> Asked:
-    """Run a function once on a node and wait."""
-    sent = time.time()
-    reference = _start_on(node, function, *arguments)
-    ray.wait([reference], timeout=NODE_ANSWER_S)
-    received = time.time()
-    return Asked(node, _answer(reference), sent, received)
-
-
-def _start_on(node: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    here = NodeAffinitySchedulingStrategy(node, soft=False)
-    task = ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=here)
-    return task.remote(*arguments)
-
-
-def _answer(reference: Any) -> Any:
-    """What a task said, if it has said it by now."""
-    try:
-        return ray.get(reference, timeout=0)
-    except ray.exceptions.GetTimeoutError:
-        return ResourceError(f"no answer within {NODE_ANSWER_S} s")
-    except ray.exceptions.RayError as error:
-        return error

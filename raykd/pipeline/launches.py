@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raykd.pipeline import cluster
+from raykd.pipeline import nodes
 from raykd.telemetry.units import duration
 
 LOG_TAIL_BYTES = 65_536
@@ -83,7 +83,7 @@ def launches(state: Any, since: float) -> Launches:
         if request.failed_ts >= since
     }
     # The provider's own words are only in the log of the autoscaler, on the head.
-    failed |= cluster.on_the_head(failures_in_log, since) or {}
+    failed |= nodes.on_the_head(failures_in_log, since) or {}
     starting = Counter(instance.ray_node_type_name for instance in state.pending_instances)
     return Launches(dict(asked), dict(starting), failed)
 

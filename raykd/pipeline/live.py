@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from raykd.config.job import Job
-from raykd.pipeline import capacity, cluster
+from raykd.pipeline import capacity, nodes
 from raykd.pipeline.finding import Finding
 
 SAME_EVERYWHERE = ("ray", "torch", "transformers", "deepspeed", "pyarrow")
@@ -80,22 +80,22 @@ def _installed(name: str) -> str | None:
 
 def look() -> list[Seen]:
     """Ask every node; a clock that was asked slowly is asked again, once its process runs."""
-    found = {each.node: each for each in cluster.ask_every_node(facts_here)}
+    found = {each.node: each for each in nodes.ask_every_node(facts_here)}
     for node, each in found.items():
         if isinstance(each.answer, NodeFacts) and each.received - each.sent > SKEW_S:
-            found[node] = cluster.ask_node(node, facts_here)
-    nodes = {node["NodeID"]: node for node in cluster.nodes()}
-    return [_seen(nodes[node], each) for node, each in found.items() if node in nodes]
+            found[node] = nodes.ask_node(node, facts_here)
+    alive = {node["NodeID"]: node for node in nodes.alive()}
+    return [_seen(alive[node], each) for node, each in found.items() if node in alive]
 
 
-def _seen(node: dict[str, Any], each: cluster.Asked) -> Seen:
+def _seen(node: dict[str, Any], each: nodes.Asked) -> Seen:
     skew = error = 0.0
     if isinstance(each.answer, NodeFacts):
         skew = each.answer.time - (each.sent + each.received) / 2
         error = (each.received - each.sent) / 2
     return Seen(
-        cluster.name_of(node),
-        cluster.HEAD in node["Resources"],
+        nodes.name_of(node),
+        nodes.HEAD in node["Resources"],
         node["Resources"].get("CPU", 0.0),
         node.get("Labels", {}),
         each.answer,

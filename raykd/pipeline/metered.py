@@ -53,9 +53,8 @@ class Delivered:
 
     def flush(self) -> None:
         """Publish what a store holds back."""
-        flush = getattr(self.score, "flush", None)
-        if flush is not None:
-            flush()
+        if isinstance(self.score, KeptScorer):
+            self.score.flush()
 
 
 class _Seen:

@@ -21,7 +21,7 @@ from raykd.evaluation.report_data import (
     training_curve,
     training_totals,
 )
-from raykd.pipeline import cluster
+from raykd.pipeline import cluster, nodes
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.pipeline.stages import Measured
 from raykd.student.export import MEASURED
@@ -99,7 +99,7 @@ def _hardware(job: Job) -> dict[str, Any]:
     have = cluster.totals()
     student = job.student
     return {
-        "nodes": len(cluster.nodes()),
+        "nodes": len(nodes.alive()),
         "cpus": have.get("CPU", 0),
         "gpus": have.get("GPU", 0),
         "teacher": f"{_replicas(job)} x {job.teacher.tensor_parallel} {job.teacher.device}",

@@ -10,7 +10,7 @@ from typing import Any
 
 from raykd.config.job import Job
 from raykd.errors import JobError, RaykdError, ResourceError, StorageError
-from raykd.pipeline import capacity, cluster, live, resources, stages
+from raykd.pipeline import capacity, cluster, live, nodes, resources, stages
 from raykd.pipeline.finding import Finding
 from raykd.pipeline.plan import phases
 from raykd.pipeline.run_dir import RunDirectory
@@ -52,7 +52,7 @@ def check_storage(job: Job) -> Finding:
             False, "storage", f"{root} cannot be written ({error.strerror}); set storage_path"
         )
     try:
-        answers = cluster.on_every_node(_probe_from_node, str(probe))
+        answers = nodes.on_every_node(_probe_from_node, str(probe))
         bad = [
             f"{name}: {answer}"
             for name, answer in answers.items()

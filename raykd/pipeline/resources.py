@@ -39,10 +39,6 @@ def shortage(job: Job, phases: Phases) -> tuple[bool, str]:
         Whether something is short, and the sum in words.
     """
     grows = capacity.growth()
-    return _shortage(job, phases, grows)
-
-
-def _shortage(job: Job, phases: Phases, grows: Growth | None) -> tuple[bool, str]:
     places = capacity.places(grows)
     have = cluster.totals()
     if grows is not None:
@@ -92,11 +88,10 @@ def require(job: Job, phases: Phases) -> None:
     Raises:
         ResourceError: Shows the sum.
     """
-    grows = capacity.growth()
-    short, text = _shortage(job, phases, grows)
+    short, text = shortage(job, phases)
     if short:
         raise ResourceError(text)
-    if grows is not None:
+    if capacity.growth() is not None:
         return
     deadline = time.monotonic() + FREE_WITHIN_S
     while busy := _busy(phases):

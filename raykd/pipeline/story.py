@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from raykd.data.stream import DealInOrder, OrderedStream, Score
 from raykd.errors import CapacityError, Interrupted, StorageError, StoreError
 from raykd.evaluation.probe_table import as_yaml
 from raykd.models.load import ModelSource
-from raykd.pipeline import cluster, kept, plan, probe, stages, waiting
+from raykd.pipeline import cluster, kept, nodes, plan, probe, stages, waiting
 from raykd.pipeline.instruments import instruments_of
 from raykd.pipeline.metered import Delivered, FromTeacher
 from raykd.pipeline.meters import Meters
@@ -61,6 +61,7 @@ class Story:
         self._lost = lost
         self._kept = kept.Kept.of(job, models)
         self._data: dict[str, Any] | None = None
+        self._done: int | None = None
 
     def all_is_kept(self) -> bool:
         """Whether the store holds all that the rest of the run asks a teacher for.
@@ -135,11 +136,13 @@ class Story:
         )
         return found
 
-    @cached_property
+    @property
     def _steps_done(self) -> int:
         """Of the newest good checkpoint: what training goes on from. Every byte is read, once."""
-        found = newest_good(self._run.checkpoints, self._note_for_good)
-        return found.mark.step if found else 0
+        if self._done is None:
+            found = newest_good(self._run.checkpoints, self._note_for_good)
+            self._done = found.mark.step if found else 0
+        return self._done
 
     def _note_for_good(self, text: str) -> None:
         add_note(self._run.logs, text)
@@ -269,7 +272,7 @@ class Story:
             except CapacityError as error:
                 self.job = on_fewer_ranks(self.job, error, self._progress.note)
                 # What was learned before the ranks lost their room lies in a checkpoint.
-                self.__dict__.pop("_steps_done", None)
+                self._done = None
 
     def _train(self, teacher: Teacher, targets: dict[str, Path]) -> None:
         """Stream rows through the teacher into the student group until the last step."""
@@ -296,7 +299,7 @@ class Story:
             student_class=self._parts.student_class,
         )
         stream = replace(stream, first_step=student.first_step)
-        stream_bytes = plan.object_store_bytes(job, spec, cluster.object_stores())
+        stream_bytes = plan.object_store_bytes(job, spec, nodes.object_stores())
         deal = DealInOrder(stream_bytes)
         self._meters.limits(num_requests=plan.requests_in_flight(job), stream_bytes=stream_bytes)
         done = self._steps_done
@@ -312,8 +315,8 @@ class Story:
             teacher.watched(run.teacher_log, self._see_teacher),
             self._meters.training(done, steps, job.train.global_batch),
         ):
-            nodes = waiting.active()
-            work = partial(train, student, stream, deal, nodes.limit_s if nodes else None)
+            waiter = waiting.active()
+            work = partial(train, student, stream, deal, waiter.limit_s if waiter else None)
             done = watched(run, progress, notes, work, done, self._lost, self._meters)
         if done < steps:
             raise Interrupted(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from raykd.errors import ResourceError
-from raykd.pipeline import cluster
+from raykd.pipeline import nodes
 
 
 def missing(names: Sequence[str]) -> list[str]:
@@ -25,7 +25,7 @@ def require_everywhere(names: Sequence[str]) -> None:
     if not names:
         return
     lacking = {"the driver": missing(names)}
-    for node, answer in cluster.on_every_node(missing, list(names)).items():
+    for node, answer in nodes.on_every_node(missing, list(names)).items():
         if isinstance(answer, BaseException):
             raise ResourceError(f"--require-env: node {node} did not answer: {answer}") from None
         lacking[f"node {node}"] = answer

@@ -173,3 +173,12 @@ def complaints(tmp_path: Path, text: str, *levels: str) -> list[Finding]:
     """What the check has against a file: `fix this` and `consider`, or the levels named."""
     found = check_cluster(written(tmp_path, text))
     return [each for each in found if each.level in (levels or ("fix this", "consider"))]
+
+
+def named_at_its_line(
+    tmp_path: Path, bad: str, where: str, level: str, subject: str, text: str
+) -> None:
+    """A complaint of this level and subject says `text`, once, at the line that holds `where`."""
+    found = [each for each in complaints(tmp_path, bad, level) if each.subject == subject]
+    named = [each for each in found if text in each.text]
+    assert [each.line for each in named] == [line_of(bad, where)], found

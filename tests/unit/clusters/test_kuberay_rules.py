@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cluster_cases import KUBERAY, RAY, complaints, line_of, rayjob, spoilt, written
+from cluster_cases import (
+    KUBERAY,
+    RAY,
+    complaints,
+    line_of,
+    named_at_its_line,
+    rayjob,
+    spoilt,
+    written,
+)
 
 from raykd.clusters.check import check_cluster
 from raykd.errors import JobError
@@ -188,10 +197,7 @@ SPOILT = [
 def test_one_thing_spoilt_is_named_with_its_line(
     tmp_path: Path, old: str, new: str, where: str, level: str, subject: str, text: str
 ) -> None:
-    bad = spoilt(KUBERAY, old, new)
-    found = [each for each in complaints(tmp_path, bad, level) if each.subject == subject]
-    named = [each for each in found if text in each.text]
-    assert [each.line for each in named] == [line_of(bad, where)], found
+    named_at_its_line(tmp_path, spoilt(KUBERAY, old, new), where, level, subject, text)
 
 
 def test_a_service_document_that_opens_the_head(tmp_path: Path) -> None:

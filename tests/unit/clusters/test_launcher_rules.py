@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from cluster_cases import AWS, ON_PREM, RAY, complaints, line_of, spoilt, written
+from cluster_cases import AWS, ON_PREM, RAY, complaints, line_of, named_at_its_line, spoilt, written
 
 from raykd.clusters.check import check_cluster
 from raykd.errors import JobError
@@ -172,10 +172,7 @@ SPOILT = [
 def test_one_thing_spoilt_is_named_with_its_line(
     tmp_path: Path, old: str, new: str, where: str, level: str, subject: str, text: str
 ) -> None:
-    bad = spoilt(AWS, old, new)
-    found = [each for each in complaints(tmp_path, bad, level) if each.subject == subject]
-    named = [each for each in found if text in each.text]
-    assert [each.line for each in named] == [line_of(bad, where)], found
+    named_at_its_line(tmp_path, spoilt(AWS, old, new), where, level, subject, text)
 
 
 def test_no_mount_is_worth_a_thought(tmp_path: Path) -> None:

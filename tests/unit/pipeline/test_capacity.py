@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from raykd.errors import ResourceError
-from raykd.pipeline import capacity, cluster, resources
+from raykd.pipeline import capacity, cluster, nodes, resources
 from raykd.pipeline.capacity import Growth, NodeKind, Place
 from raykd.pipeline.plan import phases
 
@@ -100,7 +100,7 @@ def test_an_autoscaler_elsewhere_is_one_that_reports(
     answer.autoscaling_state.autoscaler_state_version = version
     monkeypatch.setattr(capacity, "_told_to_ray", lambda: None)
     monkeypatch.setattr(cluster, "gcs_address", lambda: "10.0.0.1:6379")
-    monkeypatch.setattr(cluster, "on_the_head", lambda *_: "elsewhere")
+    monkeypatch.setattr(nodes, "on_the_head", lambda *_: "elsewhere")
     monkeypatch.setattr(cluster, "status", lambda: answer)
     assert capacity.growth() == grows
 
@@ -149,12 +149,12 @@ def growing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """A head alone, and node types that may come."""
 
     def make(*kinds: NodeKind, most: int | None = None, up: tuple[Any, ...] = ()) -> None:
-        nodes = [{"NodeID": "head", "Resources": {"CPU": 0.0}, "Labels": {}}, *up]
+        alive = [{"NodeID": "head", "Resources": {"CPU": 0.0}, "Labels": {}}, *up]
         monkeypatch.setattr(capacity, "growth", lambda: Growth(kinds, most))
-        monkeypatch.setattr(cluster, "nodes", lambda: nodes)
+        monkeypatch.setattr(nodes, "alive", lambda: alive)
         monkeypatch.setattr(cluster, "totals", lambda: {"CPU": 0.0})
         monkeypatch.setattr(
-            cluster, "node_types", lambda: {n["NodeID"]: n["type"] for n in nodes if "type" in n}
+            cluster, "node_types", lambda: {n["NodeID"]: n["type"] for n in alive if "type" in n}
         )
 
     return make

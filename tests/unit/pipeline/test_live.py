@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raykd.errors import ResourceError
-from raykd.pipeline import cluster, live
+from raykd.pipeline import cluster, live, nodes
 from raykd.pipeline.capacity import Growth, NodeKind
 from raykd.pipeline.live import NodeFacts, Seen
 
@@ -79,11 +79,11 @@ def test_skew_is_measured_against_the_middle_of_the_round_trip(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     node = {"NodeID": "ab" * 28, "NodeManagerAddress": "10.0.0.2", "Resources": {"CPU": 4.0}}
-    slow = cluster.Asked(node["NodeID"], NodeFacts(HERE, 1003.0, GIB), 1000.0, 1008.0)
-    fast = cluster.Asked(node["NodeID"], NodeFacts(HERE, 1012.5, GIB), 1009.0, 1010.0)
-    monkeypatch.setattr(cluster, "nodes", lambda: [node])
-    monkeypatch.setattr(cluster, "ask_every_node", lambda *_: [slow])
-    monkeypatch.setattr(cluster, "ask_node", lambda *_: fast)
+    slow = nodes.Asked(node["NodeID"], NodeFacts(HERE, 1003.0, GIB), 1000.0, 1008.0)
+    fast = nodes.Asked(node["NodeID"], NodeFacts(HERE, 1012.5, GIB), 1009.0, 1010.0)
+    monkeypatch.setattr(nodes, "alive", lambda: [node])
+    monkeypatch.setattr(nodes, "ask_every_node", lambda *_: [slow])
+    monkeypatch.setattr(nodes, "ask_node", lambda *_: fast)
     (found,) = live.look()
     assert found.name == "10.0.0.2/abababab"
     assert (found.skew_s, found.skew_error_s) == (3.0, 0.5)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raykd.errors import ResourceError
-from raykd.pipeline import capacity, cluster, resources
+from raykd.pipeline import capacity, cluster, nodes, resources
 from raykd.pipeline.plan import phases
 
 MakeJob = Callable[..., Any]
@@ -18,9 +18,9 @@ MakeJob = Callable[..., Any]
 def cluster_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """A cluster of nodes with these resources; `free` is what nobody holds."""
 
-    def make(*nodes: dict[str, Any], free: dict[str, float] | None = None) -> None:
+    def make(*given: dict[str, Any], free: dict[str, float] | None = None) -> None:
         have: dict[str, float] = {}
-        for node in nodes:
+        for node in given:
             for name, amount in node.items():
                 if name != "labels":
                     have[name] = have.get(name, 0.0) + amount
@@ -29,11 +29,11 @@ def cluster_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 "Resources": {k: v for k, v in node.items() if k != "labels"},
                 "Labels": node.get("labels", {}),
             }
-            for node in nodes
+            for node in given
         ]
         monkeypatch.setattr(capacity, "growth", lambda: None)
         monkeypatch.setattr(cluster, "totals", lambda: have)
-        monkeypatch.setattr(cluster, "nodes", lambda: told)
+        monkeypatch.setattr(nodes, "alive", lambda: told)
         monkeypatch.setattr(cluster, "free", lambda: have if free is None else free)
 
     return make

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from raykd.errors import CapacityError
-from raykd.pipeline import cluster, launches, waiting
+from raykd.pipeline import cluster, launches, nodes, waiting
 from raykd.pipeline.demands import LOADERS, RANKS, REPLICAS, TASK, Pending, pending
 from raykd.pipeline.launches import Launches, failures, plain_words
 from raykd.pipeline.waiting import NodeWaits
@@ -273,7 +273,7 @@ def test_launches_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     state.pending_instance_requests.add(ray_node_type_name="teacher", count=2)
     state.pending_instances.add(ray_node_type_name="student")
     state.failed_instance_requests.add(ray_node_type_name="rare", failed_ts=int(NOON) - 1)
-    monkeypatch.setattr(cluster, "on_the_head", lambda *_: {"teacher": (NOON + 9, "The moon")})
+    monkeypatch.setattr(nodes, "on_the_head", lambda *_: {"teacher": (NOON + 9, "The moon")})
     found = launches.launches(state, NOON)
     assert found == Launches({"teacher": 2}, {"student": 1}, {"teacher": (NOON + 9, "The moon")})
     assert found.told(NOON + 29) == (

@@ -12,12 +12,12 @@ from raykd.submission import variables
 def nodes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What each node answers when it is asked which variables it lacks."""
     answers: dict[str, Any] = {}
-    monkeypatch.setattr(variables.cluster, "on_every_node", lambda *_: answers)
+    monkeypatch.setattr(variables.nodes, "on_every_node", lambda *_: answers)
     return answers
 
 
 def test_none_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(variables.cluster, "on_every_node")
+    monkeypatch.delattr(variables.nodes, "on_every_node")
     variables.require_everywhere([])
 
 

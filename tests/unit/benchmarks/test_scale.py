@@ -1,20 +1,9 @@
 """The simulation of scale: laws of the stream it plays, and costs found again from known ones."""
 
 import importlib
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _on_path():
-    sys.path.insert(0, str(BENCHMARKS))
-    yield
-    sys.path.remove(str(BENCHMARKS))
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """The arithmetic of the benchmarks: shares, losses and CPU seconds from known courses."""
 
 import importlib
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +8,6 @@ import pytest
 from raykd.soft_targets.codec import decode, target_schema
 from raykd.soft_targets.spec import CodecSpec
 from raykd.telemetry.metrics import StepMetrics
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _on_path():
-    sys.path.insert(0, str(BENCHMARKS))
-    yield
-    sys.path.remove(str(BENCHMARKS))
 
 
 @pytest.fixture
