@@ -221,7 +221,13 @@ def test_sent_stopped_and_sent_again(
     command = [sys.executable, "-m", "raykd", "submit", "job.yaml", *where, "--env", "HF_TOKEN"]
     with log.open("wb") as out:
         follower = subprocess.Popen(
-            command, cwd=project, env=shell, stdout=out, stderr=subprocess.STDOUT
+            command,
+            cwd=project,
+            env=shell,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            # Where the tests run in the background of a shell, Ctrl-C is ignored by all.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     wait_for(lambda: "going on after step" in log.read_text(), "the second start", TIMEOUT_S)
     follower.send_signal(signal.SIGINT)

@@ -44,6 +44,10 @@ asleep="$!"
 echo "raykd trains" >> "$LOG"
 wait "$asleep"
 """
+PYTHON = """#!/usr/bin/env bash
+echo "python asked ${@: -1}" >> "$LOG"
+if (( $(grep -c "python asked" "$LOG") > ${ASKED_BEFORE_ALL:-0} )); then echo 4; else echo 3; fi
+"""
 SCONTROL = """#!/usr/bin/env bash
 echo "scontrol $*" >> "$LOG"
 if [[ "$1" == show ]]; then printf 'node1\\nnode2\\n'; fi
@@ -94,7 +98,13 @@ def _ended(pid: int) -> bool:
 def slurm(tmp_path: Path) -> Slurm:
     commands = tmp_path / "venv" / "bin"
     commands.mkdir(parents=True)
-    for name, text in {"srun": SRUN, "ray": RAY, "raykd": RAYKD, "scontrol": SCONTROL}.items():
+    for name, text in {
+        "srun": SRUN,
+        "ray": RAY,
+        "raykd": RAYKD,
+        "scontrol": SCONTROL,
+        "python": PYTHON,
+    }.items():
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
     environment = {
@@ -155,6 +165,23 @@ def test_each_component_starts_its_role(slurm: Slurm) -> None:
             assert started[role]["num_cpus"] == (8, 96, 64, 32)[group]
             assert started[role]["num_gpus"] is None, "Ray finds the GPUs that Slurm gave"
     assert f"raykd run job.yaml --address {address} --resume --set seed=1" in slurm.log
+
+
+def test_raykd_starts_when_all_nodes_have_come(slurm: Slurm) -> None:
+    code, said = slurm.run("job.yaml", ASKED_BEFORE_ALL="2")
+    assert code == 0, said
+    asked = [i for i, line in enumerate(slurm.log) if line.startswith("python asked node1:")]
+    assert len(asked) == 3
+    assert asked[-1] < next(i for i, line in enumerate(slurm.log) if line.startswith("raykd run "))
+
+
+def test_nodes_that_do_not_come_end_the_job(slurm: Slurm) -> None:
+    several = {"SLURM_JOB_NUM_NODES_HET_GROUP_2": "5"}
+    code, said = slurm.run("job.yaml", START_TIMEOUT_S="0", **several)
+    assert code == 1
+    assert "4 of 8 nodes came within 0 s (START_TIMEOUT_S)" in said
+    assert slurm.nodes_alive() == []
+    assert not [each for each in slurm.log if each.startswith("raykd ")]
 
 
 def test_all_nodes_end_with_the_run_and_nothing_else_does(slurm: Slurm) -> None:
