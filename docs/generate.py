@@ -39,7 +39,15 @@ RULES = """\
 ## Rules between keys
 
 - `train.global_batch` is a multiple of `student.num_workers` x `train.micro_batch`.
-- `columns` chooses one layout: `text`, or `prompt` with `completion`, or `messages`.
+- `columns` chooses one layout: `text`, or `prompt` with `completion`, or `messages`. `prompt` alone
+  is for a corpus whose completions the teacher writes (`generation`).
+- `method: sequence` needs a `generation` section; its `loss.alpha` is 1, given or not.
+- `generation.as_chat` does not go with `columns.messages`; `system_prompt` and `examples` need
+  chats.
+- `exact_match` and `math_verify` need a gold completion: `columns.completion`, or `messages` in
+  which the assistant answers. `agreement` needs `num_samples` of at least 2.
+- `generation.keep_best` is less than `num_samples`; more than one sample needs a
+  `sampling.temperature` above 0.
 - `subset` and `revision` of a corpus need `format: hub`.
 - `data.pad_buckets_tokens` needs `packing: pad`, ascends, and ends with
   `data.sequence_length_tokens`.
@@ -53,6 +61,14 @@ RULES = """\
 - `student.offload: all` needs `zero_stage: 3`; `offload: optimizer` needs `zero_stage` 1 to 3.
 - `student.lora` does not go with `student.init.start: teacher`.
 - `trust_remote_code: true` needs a `revision`.
+- `teacher.engine: openai` and `teacher.endpoint` come together, with `method: sequence` and a
+  student that begins with `start: pretrained`; keys of a model that raykd runs itself are refused.
+- `endpoint.terms_accepted: true` is needed for a host that is not local or private;
+  `endpoint.max_cost_usd` needs `price_per_million_tokens`; `generation.keep_best` needs
+  `endpoint.logprobs`.
+- `representations` goes with `method: logits`, to which it is added, or `method: representations`,
+  which needs it and refuses keys of a divergence; its layers are ones that both models have, and
+  `attention.heads` divides the projections of both.
 - Names in `evaluation.sets` are letters, digits, `-` and `_`; `heldout` and `train` are taken.
 - `name` is letters, digits, `.`, `_` and `-`, at most 100; `storage_path` is a path, not a URL.
 """
@@ -185,6 +201,8 @@ def _choices(annotation: Any) -> Iterator[Any]:
 
 
 def _bound(constraint: Any) -> str:
+    if isinstance(constraint, annotated_types.MinLen):
+        return f"at least {constraint.min_length}"
     marks = {
         annotated_types.Ge: ("ge", "≥"),
         annotated_types.Gt: ("gt", ">"),

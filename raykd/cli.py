@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raykd import __version__, clusters_cli, plan_cli, store_cli, submit_cli
+from raykd import __version__, clusters_cli, eval_cli, plan_cli, store_cli, submit_cli
 from raykd.command import (
     Address,
     Debug,
@@ -185,34 +185,7 @@ def probe(
         console.print(f"saved    {file}", soft_wrap=True, highlight=False)
 
 
-@app.command("eval")
-def evaluate(
-    run_dir: RunDir,
-    data: Annotated[Path, typer.Option(help="Text to measure on; read like the job's corpus.")],
-    name: Annotated[
-        str | None, typer.Option(help="Name of the measurement; default: the file's.")
-    ] = None,
-    form: Annotated[
-        str, typer.Option("--format", help="Its format, where the ending does not tell.")
-    ] = "auto",
-    address: Address = None,
-    debug: Debug = False,
-) -> None:
-    """Measure a run's student, its teacher and the untrained student on other text."""
-    with errors(debug):
-        from raykd.evaluation.report import terminal_table
-        from raykd.pipeline import cluster
-        from raykd.pipeline.later import evaluate_run
-        from raykd.telemetry.progress import Progress
-
-        console = _console()
-        with (
-            cluster.connect(address),
-            Progress(console, run_dir.name) as progress,
-        ):
-            directory, report = evaluate_run(run_dir, data, form, name or data.stem, progress)
-        console.print(terminal_table(report))
-        console.print(f"report   {directory / 'report.html'}", soft_wrap=True, highlight=False)
+app.command("eval")(eval_cli.evaluate)
 
 
 @app.command()

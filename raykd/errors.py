@@ -55,6 +55,14 @@ class DivergenceError(RunError):
     """The loss or the gradient is not a number; the message names the step and its rows."""
 
 
+class GenerationError(RunError):
+    """Text could not be generated, or nothing of it is fit to learn from; names the prompts."""
+
+
+class QualityError(RaykdError):
+    """A student was measured and does not keep the limits that it was given."""
+
+
 class SoftTargetError(RunError):
     """Soft targets are malformed: shape, range, NaN, or another vocabulary."""
 

@@ -33,6 +33,38 @@ ORDERED = pa.schema(
 )
 """A row in its place in the run."""
 
+MESSAGE = pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())])
+
+PROMPTS = pa.schema(
+    [
+        # Number of the prompt in its corpus.
+        pa.field("prompt", pa.int64()),
+        # 0 ... num_samples - 1.
+        pa.field("sample", pa.int32()),
+        # Where this completion's draws come from; nobody else's.
+        pa.field("seed", pa.int64()),
+        # Chat turns for the teacher's template, the last one the user's; null where `text` is not.
+        pa.field("messages", pa.list_(MESSAGE)),
+        # A prompt to be continued as it is; null where `messages` is not.
+        pa.field("text", pa.string()),
+    ]
+)
+"""What a teacher is asked to complete."""
+
+COMPLETIONS = pa.schema(
+    [
+        # Without the prompt, without special tokens and the stop string; null where there is none.
+        pa.field("completion", pa.string()),
+        # "stop", "length", "refused" (by the endpoint or the model), "malformed" (no answer).
+        pa.field("finish_reason", pa.string()),
+        pa.field("prompt_tokens", pa.int32()),
+        pa.field("completion_tokens", pa.int32()),
+        # Mean log probability of its tokens under the teacher, nats; null where it does not say.
+        pa.field("mean_logprob", pa.float32()),
+    ]
+)
+"""What it answers, row for row."""
+
 TEACHER_S = pa.field("teacher_s", pa.float32())
 """Seconds of the teacher's own work on a row (its share of the request)."""
 

@@ -262,3 +262,73 @@ def packed_rows(tiny_tokenizer: Any) -> Callable[..., Any]:
         return pa.table(rows, schema=schema.PREPARED)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def encoder_tokenizer() -> Any:
+    """Whole words between [CLS] and [SEP], in pieces of at most four letters; 2 is [SEP]."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+    pieces = sorted({word[:4] for word in WORDS} | {f"##{word[4:]}" for word in WORDS if word[4:]})
+    vocabulary = {piece: i for i, piece in enumerate([*special, *pieces])}
+    machine = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    machine.pre_tokenizer = pre_tokenizers.Whitespace()
+    machine.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=machine,
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        unk_token="[UNK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+@pytest.fixture(scope="session")
+def save_bert(encoder_tokenizer: Any) -> Callable[..., Path]:
+    """Write a tiny BERT of two layers, without a head, and its tokenizer; return the directory."""
+
+    def save(directory: Path, seed: int = 0, **fields: Any) -> Path:
+        from transformers import BertConfig, BertModel
+
+        torch.manual_seed(seed)
+        settings: dict[str, Any] = {
+            "vocab_size": len(encoder_tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 64,
+            "initializer_range": 0.2,
+            **fields,
+        }
+        BertModel(BertConfig(**settings)).save_pretrained(directory)
+        encoder_tokenizer.save_pretrained(directory)
+        return directory
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def _first_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """DeepSpeed remembers the first process group that it met: a process has one for all tests."""
+    store = tmp_path_factory.mktemp("group") / "store"
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def group_of_one(_first_group: None) -> Iterator[None]:
+    """A process group of this process alone, as a student's rank finds it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOCAL_RANK", "0")  # DeepSpeed wants it from a launcher
+        yield

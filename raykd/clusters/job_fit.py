@@ -59,10 +59,10 @@ def parts_of(job: Job) -> list[Part]:
     if job.needs_teacher_for_training:
         parts.append(
             Part(
-                "teacher replica",
+                "teacher replica" if teacher.pipeline_parallel == 1 else "stage of the teacher",
                 "teacher",
                 teacher.labels,
-                teacher.first_replicas,
+                teacher.first_replicas * teacher.pipeline_parallel,
                 shards * teacher.cpus_per_shard,
                 shards * int(teacher.device == "gpu"),
             )

@@ -22,23 +22,42 @@ class ColumnsConfig(Section):
         description="Column of chat messages (a list of {role, content}), rendered by the "
         "tokenizer's chat template; only assistant turns are learned.",
     )
+    text_pair: str | None = Field(
+        None,
+        description="`method: classifier`: column of a second text, read with the first; for "
+        "`task: embedding` a text that the first one should find. Of plain text files `text` is "
+        "the first paragraph and `text_pair` what follows it.",
+    )
+    label: str | None = Field(
+        None,
+        description="`method: classifier`: column of the gold label: a name or its number, a list "
+        "of them (multi_label; a list with one for each word: tokens), or a number (regression; "
+        "embedding: how alike the pair is). Null where there is none.",
+    )
+    group: str | None = Field(
+        None,
+        description="Column of whole numbers: documents of one number, such as answers to one "
+        "question, are all held out or all learned from. None holds out each by itself.",
+    )
 
     @model_validator(mode="after")
     def _one_layout(self) -> Self:
-        pair = (self.prompt is None, self.completion is None)
-        if pair[0] != pair[1]:
-            raise ValueError("`prompt` and `completion` come together; give both or neither")
-        chosen = [self.text is not None, not pair[0], self.messages is not None]
+        if self.prompt is None and self.completion is not None:
+            raise ValueError("`completion` needs its `prompt`; give both")
+        chosen = [self.text is not None, self.prompt is not None, self.messages is not None]
         if sum(chosen) != 1:
             raise ValueError(
                 "choose one layout: `text`, or `prompt` with `completion`, or `messages`"
             )
+        if self.text is None and (self.text_pair is not None or self.label is not None):
+            raise ValueError("`text_pair` and `label` go with `text`; name its column")
         return self
 
     @property
     def names(self) -> list[str]:
         """The columns a record must have, in order."""
         wanted = [self.text, self.prompt, self.completion, self.messages]
+        wanted += [self.text_pair, self.label, self.group]
         return [name for name in wanted if name is not None]
 
 
@@ -63,6 +82,11 @@ class CorpusConfig(Section):
     )
     text_unit: Literal["file", "paragraph", "line"] = Field(
         "file", description="Plain text only: what makes one document."
+    )
+    label_from_folder: bool = Field(
+        False,
+        description="`method: classifier`, plain text only: the name of the folder that a file "
+        "lies in is its gold label.",
     )
     max_documents: int | None = Field(None, ge=1, description="Read at most this many documents.")
     on_bad_record: Literal["stop", "skip"] = Field(

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from raykd.config import mixture, rules_endpoint, rules_representations, rules_vllm
 from raykd.config.capacity import CapacityConfig
+from raykd.config.classifier import ClassifierConfig
 from raykd.config.corpus import DataConfig
+from raykd.config.generation import GenerationConfig
 from raykd.config.loss import NEED_TAIL, SERVED, LossConfig
+from raykd.config.method import Method
+from raykd.config.representations import RepresentationsConfig
+from raykd.config.rules_classifier import check_classifier
+from raykd.config.rules_generation import check_generation, with_sequence_loss
 from raykd.config.section import Section
 from raykd.config.soft_targets import SoftTargetsConfig
 from raykd.config.student import FromTeacher, StudentConfig
@@ -30,14 +37,29 @@ class Job(Section):
     storage_path: str = Field(
         description="Directory of runs, seen by every node (a local path or a shared mount)."
     )
+    method: Method = Field(
+        "logits",
+        description="What the student learns from: `logits`, the teacher's distributions over "
+        "the text; `sequence`, text that the teacher writes; `classifier`, an encoder's labels, "
+        "numbers or embeddings; `representations`, the teacher's inner states alone.",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Decides row order, held-out set and weights.")
     data: DataConfig = Field(description="Text and rows.")
     teacher: TeacherConfig = Field(description="The model that knows.")
+    generation: GenerationConfig | None = Field(
+        None, description="Text that the teacher writes first; none learns from the corpus's own."
+    )
+    classifier: ClassifierConfig | None = Field(
+        None, description="`method: classifier`: what the outputs are."
+    )
     soft_targets: SoftTargetsConfig = Field(
         default_factory=SoftTargetsConfig, description="What travels."
     )
     student: StudentConfig = Field(description="The model that learns.")
     loss: LossConfig = Field(default_factory=LossConfig, description="What is minimised.")
+    representations: RepresentationsConfig | None = Field(
+        None, description="Inner states of the teacher to learn from, added to the loss."
+    )
     train: TrainConfig = Field(default_factory=TrainConfig, description="How long, how.")
     stream: StreamConfig = Field(default_factory=StreamConfig, description="How rows travel.")
     capacity: CapacityConfig = Field(
@@ -73,6 +95,21 @@ class Job(Section):
             )
         return path
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sequence_learns_from_text(cls, tree: Any) -> Any:
+        return with_sequence_loss(tree)
+
+    @model_validator(mode="after")
+    def _generation_fits(self) -> Self:
+        check_generation(self)
+        return self
+
+    @model_validator(mode="after")
+    def _classifier_fits(self) -> Self:
+        check_classifier(self)
+        return self
+
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
         per_round = self.student.num_workers * self.train.micro_batch
@@ -96,7 +133,7 @@ class Job(Section):
     @model_validator(mode="after")
     def _codec_serves_the_loss(self) -> Self:
         codec = self.soft_targets.codec
-        if not self.needs_teacher_for_training:
+        if not self.learns_from_logits:
             return self
         served = SERVED.get(codec)
         for name in self.loss.divergences:
@@ -133,10 +170,35 @@ class Job(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _endpoint_fits(self) -> Self:
+        rules_endpoint.check_job(self)
+        return self
+
+    @model_validator(mode="after")
+    def _mixture_fits(self) -> Self:
+        mixture.check_job(self)
+        return self
+
+    @model_validator(mode="after")
+    def _vllm_fits(self) -> Self:
+        rules_vllm.check_job(self)
+        return self
+
+    @model_validator(mode="after")
+    def _representations_fit(self) -> Self:
+        rules_representations.check(self)
+        return self
+
+    @property
+    def learns_from_logits(self) -> bool:
+        """Whether the teacher's distributions travel with the training rows."""
+        return self.method != "representations" and self.loss.alpha < 1.0
+
     @property
     def needs_teacher_for_training(self) -> bool:
         """False for plain fine-tuning on the text (`loss.alpha: 1`)."""
-        return self.loss.alpha < 1.0
+        return self.learns_from_logits or self.representations is not None
 
     @property
     def temperatures(self) -> tuple[float, ...]:

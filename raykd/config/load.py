@@ -137,7 +137,8 @@ def _explain(error: Any, where: Where, name: str) -> str:
         message = f"choose {', '.join(known)}"
     elif not loc:
         # A rule over several fields names the one to change first.
-        return f"{_nearest(tuple(message.split()[0].split('.')), where, name)}: {message}"
+        first = message.split()[0].rstrip(":")
+        return f"{_nearest(tuple(first.split('.')), where, name)}: {message}"
     place = _nearest(loc, where, name)
     field = ".".join(str(p) for p in loc)
     if kind == "extra_forbidden":

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from raykd.config import mixture, rules_endpoint, rules_vllm
+from raykd.config.endpoint import EndpointConfig
+from raykd.config.method import EngineName
+from raykd.config.mixture import MixedInConfig
 from raykd.config.model import Device, Dtype, ModelConfig
 from raykd.config.section import Section
+from raykd.config.vllm import VllmConfig
 
 
 class ReplicaRange(Section):
@@ -33,12 +38,41 @@ class ReplicaRange(Section):
 class TeacherConfig(ModelConfig):
     """A sharded model kept running by Ray Serve."""
 
-    engine: Literal["transformers"] = Field("transformers", description="What runs the model.")
+    engine: EngineName = Field(
+        "transformers",
+        description="What runs the model: `transformers`, `vllm`, or `openai`, an endpoint. "
+        "`none` asks nobody: a classifier learns from labels alone, and `model` lends its "
+        "tokenizer.",
+    )
+    endpoint: EndpointConfig | None = Field(
+        None,
+        description="`engine: openai` only: where the model is and what may be spent on it; "
+        "`model` is its name there.",
+    )
+    vllm: VllmConfig | None = Field(
+        None, description="`engine: vllm` only: what vLLM has to know beside the keys here."
+    )
+    mixed_in: list[MixedInConfig] = Field(
+        default_factory=list,
+        description="`engine: transformers` only: other models with the same tokenizer; what the "
+        "student learns from is the weighted average of all distributions. Every shard holds a "
+        "part of each.",
+    )
     device: Device = Field(
         "gpu", description="`gpu` shards talk over NCCL, `cpu` shards over gloo."
     )
     dtype: Dtype = Field("bf16", description="Weights and activations.")
-    tensor_parallel: int = Field(1, ge=1, description="Shards of one replica, one actor each.")
+    tensor_parallel: int = Field(
+        1,
+        ge=1,
+        description="Shards of one replica, all on one node; each has a part of all layers.",
+    )
+    pipeline_parallel: int = Field(
+        1,
+        ge=1,
+        description="`engine: vllm` only: stages of one replica, each of `tensor_parallel` shards; "
+        "they may stand on different nodes.",
+    )
     replicas: int | ReplicaRange = Field(
         1,
         description="Copies of the teacher; each has all its shards. A number of at least 1 stays "
@@ -92,6 +126,31 @@ class TeacherConfig(ModelConfig):
         if isinstance(value, ReplicaRange) or (type(value) is int and value >= 1):
             return value
         raise ValueError("a whole number of at least 1, or a range such as {min: 1, max: 4}")
+
+    @model_validator(mode="after")
+    def _endpoint_fits(self) -> Self:
+        rules_endpoint.check_teacher(self)
+        return self
+
+    @model_validator(mode="after")
+    def _mixture_fits(self) -> Self:
+        mixture.check_teacher(self)
+        return self
+
+    @model_validator(mode="after")
+    def _vllm_fits(self) -> Self:
+        rules_vllm.check_teacher(self)
+        return self
+
+    @property
+    def num_shards(self) -> int:
+        """Shards that hold one copy together, each with its GPU or CPUs."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+    @property
+    def is_asked(self) -> bool:
+        """False where it only lends its tokenizer, and maybe its layers."""
+        return self.engine != "none"
 
     @property
     def min_replicas(self) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from raykd.config.corpus import CorpusConfig, CorpusFormat
 from raykd.data import formats
-from raykd.data.documents import BadRecord, BadRecords, Document, content_of
+from raykd.data.documents import BadRecord, BadRecords, Document, content_of, group_of
 from raykd.errors import CorpusError
 from raykd.package_paths import is_package_reference, resolve_package_path
 
@@ -80,19 +80,21 @@ def find_files(corpus: CorpusConfig, field: str = "data.corpus") -> list[SourceF
 
 def _documents(corpus: CorpusConfig, bad_records: BadRecords) -> Iterator[Document]:
     index = 0
-    for record in _records(corpus, bad_records.field):
+    for record in read_records(corpus, bad_records.field):
         try:
             if isinstance(record.columns, BadRecord):
                 raise record.columns
             content = content_of(record.columns, corpus.columns)
+            group = group_of(record.columns, corpus.columns)
         except BadRecord as bad:
             bad_records.report(record.place, str(bad), record.excerpt)
             continue
-        yield Document(index, record.place, content)
+        yield Document(index if group is None else group, record.place, content)
         index += 1
 
 
-def _records(corpus: CorpusConfig, field: str) -> Iterator[formats.Record]:
+def read_records(corpus: CorpusConfig, field: str) -> Iterator[formats.Record]:
+    """Yield every record of a corpus, bad ones too, files in the order of their names."""
     files = find_files(corpus, field)
     if corpus.format == "hub":
         for name in _sources(corpus):

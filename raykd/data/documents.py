@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from raykd.config.corpus import ColumnsConfig, CorpusConfig
 from raykd.errors import CorpusError, StorageError
@@ -32,18 +32,44 @@ class PromptCompletion:
 
 
 @dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt whose completion is yet to be written; nothing of it is learned."""
+
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
 class Chat:
-    """Messages of {role, content}; only the assistant's are learned."""
+    """Messages of {role, content}; only the assistant's are learned.
+
+    Of a message's content, the part that its key `unlearned` repeats is read and not learned.
+    """
 
     messages: list[dict[str, Any]]
 
 
-Content = RunningText | PromptCompletion | Chat
+@dataclass(frozen=True, slots=True)
+class LabelledText:
+    """A text, or a pair, with what is known of it; `words` of a text whose words have labels."""
+
+    text: str
+    pair: str | None = None
+    label: Any = None
+    """As it was read; None where there is none."""
+    words: tuple[str, ...] | None = None
+
+
+Content = RunningText | PromptCompletion | Prompt | Chat | LabelledText
+FOLDER: Final = "label_from_folder"
+"""Key of a record that brings its folder's name as its label."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document: its number in the corpus (from 0, bad records not counted), place, content."""
+    """One document: its number in the corpus (from 0, bad records not counted), place, content.
+
+    Where the corpus has groups, the number is the group's.
+    """
 
     index: int
     place: str
@@ -131,8 +157,39 @@ def content_of(record: Mapping[str, Any], columns: ColumnsConfig) -> Content:
             _text(record[columns.prompt], columns.prompt),
             _text(record[columns.completion], columns.completion),
         )
+    if columns.prompt is not None:
+        return Prompt(_text(record[columns.prompt], columns.prompt))
     assert columns.text is not None
+    if columns.label is not None or columns.text_pair is not None or FOLDER in record:
+        return _labelled(record, columns, columns.text)
     return RunningText(_text(record[columns.text], columns.text))
+
+
+def _labelled(record: Mapping[str, Any], columns: ColumnsConfig, name: str) -> LabelledText:
+    label = record.get(columns.label or FOLDER)
+    found = record[name]
+    if isinstance(found, list):
+        words = tuple(_text(word, f"{name}[{i}]") for i, word in enumerate(found))
+        return LabelledText(" ".join(words), None, label, words)
+    other = columns.text_pair
+    pair = None if other is None else _text(record[other], other)
+    return LabelledText(_text(found, name), pair, label)
+
+
+def group_of(record: Mapping[str, Any], columns: ColumnsConfig) -> int | None:
+    """The number that documents which belong together have in common; None without groups.
+
+    Raises:
+        BadRecord: It is no whole number.
+    """
+    if columns.group is None:
+        return None
+    value = record[columns.group]
+    if type(value) is not int or value < 0:
+        raise BadRecord(
+            f"column {columns.group!r} must be a whole number of at least 0; found {_kind(value)}"
+        )
+    return value
 
 
 def missing_column(name: str, present: list[str]) -> str:
@@ -173,6 +230,8 @@ def _messages(value: Any, column: str) -> list[dict[str, Any]]:
             if key not in message:
                 raise BadRecord(f"column {column!r}, message {number}, has no {key!r}")
             _text(message[key], f"{column}[{number}].{key}")
+        if message.get("unlearned") is not None:
+            _text(message["unlearned"], f"{column}[{number}].unlearned")
     return value
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raykd.config.corpus import CorpusConfig
-from raykd.data.documents import BadRecord, missing_column
+from raykd.data.documents import FOLDER, BadRecord, missing_column
 from raykd.errors import CorpusError
 
 ROWS_PER_READ = 256
@@ -50,7 +50,22 @@ def read_text(path: Path, corpus: CorpusConfig) -> Iterator[Record]:
                 line = first_line + raw.count(b"\n", 0, error.start)
                 yield Record(f"{path}:{line}", _not_utf8(raw, error), _excerpt(raw))
                 continue
-            yield Record(f"{path}:{first_line}", {column: text}, text)
+            yield Record(f"{path}:{first_line}", _text_columns(column, text, path, corpus), text)
+
+
+def _text_columns(
+    column: str, text: str, path: Path, corpus: CorpusConfig
+) -> dict[str, Any] | BadRecord:
+    """A text as a record: alone or as first paragraph and rest, with its folder's name or not."""
+    record: dict[str, Any] = {column: text}
+    if (pair := corpus.columns.text_pair) is not None:
+        first, _, rest = text.lstrip().replace("\r\n", "\n").partition("\n\n")
+        if not rest.strip():
+            return BadRecord("one paragraph only, nothing follows that could be its `text_pair`")
+        record = {column: first, pair: rest}
+    if corpus.label_from_folder:
+        record[FOLDER] = path.parent.name
+    return record
 
 
 def read_parquet(path: Path, corpus: CorpusConfig) -> Iterator[Record]:
@@ -194,6 +209,11 @@ def _require_columns(names: list[str], present: list[str], source: str) -> None:
 
 
 def _only_text_column(path: Path, corpus: CorpusConfig, what: str) -> str:
+    if corpus.columns.label is not None:
+        raise CorpusError(
+            f"{path}: {what} has no column {corpus.columns.label!r}; use JSONL or Parquet, or for "
+            "plain text in a folder a label `label_from_folder: true`"
+        )
     if corpus.columns.text is None:
         raise CorpusError(
             f"{path}: {what} has no columns {', '.join(map(repr, corpus.columns.names))}; "

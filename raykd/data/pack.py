@@ -22,14 +22,16 @@ SMALLEST_BUCKET_TOKENS = 32
 
 Ids = npt.NDArray[np.int32]
 Flags = npt.NDArray[np.uint8]
+Gold = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A document, or a part of one, that fits into a row. Both arrays are [n]."""
+    """A document, or a part of one, that fits into a row. Ids and flags are [n]."""
 
     input_ids: Ids
     learn: Flags
+    gold: Gold | None = None
 
     @property
     def teaches(self) -> bool:
@@ -44,12 +46,16 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class PackedRow:
-    """A row as `schema.PREPARED` has it, with its number of real tokens. All arrays are [L]."""
+    """A row as `schema.PREPARED` has it, with its number of real tokens. All arrays are [L].
+
+    `gold`, of a classifier's row, is [p, W]: a row a learned position.
+    """
 
     input_ids: Ids
     position_ids: Ids
     loss_mask: Flags
     num_tokens: int
+    gold: Gold | None = None
 
 
 @dataclass
@@ -180,6 +186,7 @@ class Packer:
         pieces = self._pieces(document)
         useful = [piece for piece in pieces if piece.teaches]
         self.stats.documents += 1
+        self.stats.tokens_cut += document.tokens_cut
         self.stats.documents_split += len(pieces) > 1
         self.stats.documents_dropped += not useful
         self.stats.tokens_dropped += sum(len(p.learn) for p in pieces if not p.teaches)
@@ -198,7 +205,7 @@ class Packer:
             self.stats.tokens_cut += max(0, num_tokens - length)
             num_tokens = min(num_tokens, length)
         return [
-            Piece(document.input_ids[a : a + length], document.learn[a : a + length])
+            Piece(document.input_ids[a : a + length], document.learn[a : a + length], document.gold)
             for a in range(0, num_tokens, length)
         ]
 
@@ -240,7 +247,8 @@ class Packer:
             position_ids[start:stop] = np.arange(stop - start)
             loss_mask[start:stop] = piece.loss_mask
             start = stop
-        return PackedRow(input_ids, position_ids, loss_mask, row.num_tokens)
+        # Only classifiers bring gold labels, and they have one document a row.
+        return PackedRow(input_ids, position_ids, loss_mask, row.num_tokens, row.pieces[0].gold)
 
 
 def default_buckets_tokens(sequence_length_tokens: int) -> list[int]:

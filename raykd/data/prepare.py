@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,9 @@ import numpy as np
 from raykd.config.corpus import CorpusConfig, DataConfig
 from raykd.config.job import Job
 from raykd.data.corpus import read_documents
-from raykd.data.documents import BadRecords
+from raykd.data.documents import BadRecords, Document
 from raykd.data.fingerprint import corpus_facts, data_facts, fingerprint_of, job_facts
+from raykd.data.labelled import LabelledTokenizer, LabelSpec, label_facts
 from raykd.data.order import mix
 from raykd.data.pack import PackedRow, Packer, PackingStats
 from raykd.data.publish import published, reusable, write_summary
@@ -36,6 +38,7 @@ def prepare(
     logs: Path,
     *,
     must_exist: bool = False,
+    labels: LabelSpec | None = None,
 ) -> dict[str, PackingStats]:
     """Prepare every set of a job, or reuse what an equal job has prepared there.
 
@@ -46,6 +49,7 @@ def prepare(
             one rename; one process at a time may prepare it.
         logs: Where `bad_records.jsonl` goes.
         must_exist: A run has begun to learn from the rows that are there: others are refused.
+        labels: What a classifier is taught; None prepares text to be continued.
 
     Returns:
         What became of the tokens, by set.
@@ -54,7 +58,7 @@ def prepare(
         CorpusError: A corpus cannot be read as the job says, or has too little text.
         StorageError: The directory cannot be written, or holds something else.
     """
-    fingerprint = fingerprint_of(job_facts(job), tokenizer)
+    fingerprint = fingerprint_of(job_facts(job) | label_facts(labels), tokenizer)
     known = reusable(directory, fingerprint)
     if known is not None:
         return known
@@ -66,11 +70,11 @@ def prepare(
         )
     side_file = _fresh_side_file(logs)
     with published(directory) as aside:
-        stats = _prepare_training_corpus(job, tokenizer, aside, side_file)
+        stats = _prepare_training_corpus(job, tokenizer, aside, side_file, labels)
         for name, corpus in job.evaluation.sets.items():
             bad_records = BadRecords.of(corpus, f"evaluation.sets.{name}", side_file)
             with _SetRows(aside / name, job.data, tokenizer, job.evaluation.max_rows) as rows:
-                stats[name] = _fill_alone(rows, corpus, bad_records)
+                stats[name] = _fill_alone(rows, corpus, bad_records, labels)
         write_summary(aside, fingerprint, stats)
     return stats
 
@@ -82,6 +86,7 @@ def prepare_set(
     directory: Path,
     max_rows: int | None = None,
     bad_records: BadRecords | None = None,
+    labels: LabelSpec | None = None,
 ) -> PackingStats:
     """Prepare one corpus as one set of rows.
 
@@ -92,6 +97,7 @@ def prepare_set(
         directory: Where the rows go; `open_rows` reads them from there. It appears whole.
         max_rows: At most this many rows; None is no limit.
         bad_records: What to do with bad records; None is what the corpus says, with no side file.
+        labels: What a classifier is taught; None prepares text to be continued.
 
     Raises:
         CorpusError: The corpus cannot be read, or makes no rows.
@@ -103,14 +109,14 @@ def prepare_set(
         "data": data_facts(data),
         "max_rows": max_rows,
     }
-    fingerprint = fingerprint_of(facts, tokenizer)
+    fingerprint = fingerprint_of(facts | label_facts(labels), tokenizer)
     name = "rows"
     known = reusable(directory, fingerprint)
     if known is not None:
         return known[name]
     with published(directory) as aside:
         with _SetRows(aside, data, tokenizer, max_rows) as rows:
-            stats = _fill_alone(rows, corpus, bad_records)
+            stats = _fill_alone(rows, corpus, bad_records, labels)
         write_summary(aside, fingerprint, {name: stats})
     return stats
 
@@ -206,9 +212,11 @@ class _SetRows:
                 self._writer.add(row)
 
 
-def _fill_alone(rows: _SetRows, corpus: CorpusConfig, bad_records: BadRecords) -> PackingStats:
+def _fill_alone(
+    rows: _SetRows, corpus: CorpusConfig, bad_records: BadRecords, labels: LabelSpec | None
+) -> PackingStats:
     """Write a corpus into one set, reading no further than the set needs."""
-    tokenize = DocumentTokenizer(rows.tokenizer, rows.data.append_eos, bad_records)
+    tokenize = _tokenizing(rows.tokenizer, rows.data, bad_records, labels)
     for document in tokenize(read_documents(corpus, bad_records)):
         rows.add(document)
         if rows.full:
@@ -221,18 +229,22 @@ def _fill_alone(rows: _SetRows, corpus: CorpusConfig, bad_records: BadRecords) -
 
 
 def _prepare_training_corpus(
-    job: Job, tokenizer: PreTrainedTokenizerBase, directory: Path, side_file: Path
+    job: Job,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    side_file: Path,
+    labels: LabelSpec | None,
 ) -> dict[str, PackingStats]:
     """Write `train` and `heldout` in one pass, or in two where one came out empty."""
     bad_records = BadRecords.of(job.data.corpus, "data.corpus", side_file)
     split = HeldoutSplit(job.seed, job.evaluation.heldout_fraction)
-    stats, to_move = _divide(job, tokenizer, directory, split, bad_records)
+    stats, to_move = _divide(job, tokenizer, directory, split, bad_records, labels)
     if to_move is not None:
         for name in stats:
             shutil.rmtree(directory / name)
         bad_records.restart()
         split = replace(split, moved=frozenset([to_move]))
-        stats, to_move = _divide(job, tokenizer, directory, split, bad_records)
+        stats, to_move = _divide(job, tokenizer, directory, split, bad_records, labels)
         assert to_move is None, "the corpus changed while it was read"
     stats[TRAIN].bad_records = bad_records.count
     return stats
@@ -244,9 +256,10 @@ def _divide(
     directory: Path,
     split: HeldoutSplit,
     bad_records: BadRecords,
+    labels: LabelSpec | None,
 ) -> tuple[dict[str, PackingStats], int | None]:
     """Read the corpus once; return the stats and a document to move if a side has no rows."""
-    tokenize = DocumentTokenizer(tokenizer, job.data.append_eos, bad_records)
+    tokenize = _tokenizing(tokenizer, job.data, bad_records, labels)
     nearest = _NearestScores()
     with (
         _SetRows(directory / TRAIN, job.data, tokenizer) as train,
@@ -263,6 +276,17 @@ def _divide(
             _check_enough(train, heldout, bad_records.field)
             to_move = nearest.lowest[1] if train.stats.rows else nearest.highest[1]
     return {TRAIN: train.stats, HELDOUT: heldout.stats}, to_move
+
+
+def _tokenizing(
+    tokenizer: PreTrainedTokenizerBase,
+    data: DataConfig,
+    bad_records: BadRecords,
+    labels: LabelSpec | None,
+) -> Callable[[Iterable[Document]], Iterator[TokenizedDocument]]:
+    if labels is None:
+        return DocumentTokenizer(tokenizer, data.append_eos, bad_records)
+    return LabelledTokenizer(tokenizer, labels, data, bad_records)
 
 
 @dataclass

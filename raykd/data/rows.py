@@ -16,7 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from raykd import schema
-from raykd.data.pack import PackedRow
+from raykd.data.gold import save_gold
+from raykd.data.pack import Gold, PackedRow
 from raykd.errors import StorageError
 
 SHARD_BYTES = 256 * 2**20
@@ -46,11 +47,13 @@ class RowWriter:
         self._batch_tokens = 0
         self._lengths: list[npt.NDArray[np.int32]] = []
         self._shards: list[str] = []
+        self._gold: list[Gold | None] = []
         self._writer: Any = None
         self._written_bytes = 0
 
     def add(self, row: PackedRow) -> None:
         """Take one row."""
+        self._gold.append(row.gold)
         self._batch.append(row)
         self._batch_tokens += len(row.input_ids)
         if self._batch_tokens >= BATCH_TOKENS:
@@ -63,6 +66,7 @@ class RowWriter:
         self._close_shard()
         lengths = np.concatenate(self._lengths)
         np.save(self._directory / _LENGTHS_FILE, lengths)
+        save_gold(self._directory, self._gold)
         facts = {
             "num_rows": len(lengths),
             "pad_id": self._pad_id,

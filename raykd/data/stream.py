@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -31,8 +31,16 @@ from raykd.data.pace import Pace
 from raykd.data.prepare import PreparedRows, open_rows
 
 Score = Callable[[pa.Table], Awaitable[pa.Table]]
-"""Rows of `schema.ORDERED` to their soft targets and `teacher_s`, row for row. Where it has a
-`flush`, that is called after each of the last blocks."""
+"""Rows of `schema.ORDERED` to their soft targets and `teacher_s`, row for row."""
+
+
+@runtime_checkable
+class HoldsBack(Protocol):
+    """A `Score` that keeps what it hears, and publishes it later: flushed after the last blocks."""
+
+    def flush(self) -> None:
+        """Publish what is held back."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -76,9 +84,9 @@ class BlockLoader:
 
 def _flush(score: Score) -> None:
     # Ray ends a loader without a word; what it holds back would be lost.
-    flush = getattr(score, "flush", None)
-    if flush is not None:
-        flush()
+    held: object = score
+    if isinstance(held, HoldsBack):
+        held.flush()
 
 
 class BlockScorer(BlockLoader):

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from raykd.data.documents import BadRecord, BadRecords, Chat, Document, PromptCompletion
+from raykd.data.documents import (
+    BadRecord,
+    BadRecords,
+    Chat,
+    Document,
+    LabelledText,
+    Prompt,
+    PromptCompletion,
+)
 from raykd.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -31,12 +39,17 @@ class TokenizedDocument:
         place: Where it stands, for messages.
         input_ids: int32 [n].
         learn: uint8 [n]; 1 where that token itself is to be learned.
+        gold: float32 [p, W], of a classifier's document: what is known at each of its p learned
+            positions, NaN where nothing is (`data.gold`).
+        tokens_cut: Tokens that it was shortened by already.
     """
 
     index: int
     place: str
     input_ids: npt.NDArray[np.int32]
     learn: npt.NDArray[np.uint8]
+    gold: npt.NDArray[np.float32] | None = None
+    tokens_cut: int = 0
 
 
 class DocumentTokenizer:
@@ -108,6 +121,11 @@ class DocumentTokenizer:
             return_assistant_tokens_mask=True,
             tokenizer_kwargs={"verbose": False},
         )
+        if any(message.get("unlearned") for message in messages):
+            raise BadRecord(
+                "part of a message is not to be learned, and the chat template's {% generation %} "
+                "blocks say otherwise; use `generation.reasoning: keep` or `drop`"
+            )
         return encoded["input_ids"], encoded["assistant_masks"]
 
     def _by_turns(self, messages: list[dict[str, Any]]) -> tuple[list[int], list[int]]:
@@ -137,7 +155,7 @@ class DocumentTokenizer:
                 "once it follows, so what the assistant says there cannot be told apart; use a "
                 "chat template with {% generation %} blocks, or prompt and completion columns"
             )
-        return len(before), len(after)
+        return len(before) + _unlearned(messages[turn], whole[len(before) : len(after)]), len(after)
 
     def _before(self, earlier: list[dict[str, Any]], after: str) -> str:
         """What stands in `after` before the assistant speaks, its header included if it can be."""
@@ -205,6 +223,19 @@ class DocumentTokenizer:
         return template
 
 
+def _unlearned(message: dict[str, Any], said: str) -> int:
+    """Characters at the start of what the assistant says that are not to be learned."""
+    part = message.get("unlearned")
+    if not part:
+        return 0
+    at = said.find(part)
+    if at < 0:
+        raise BadRecord(
+            "the chat template leaves out what of an assistant's message is not to be learned"
+        )
+    return at + len(part)
+
+
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     """Group documents, bounded in number and in characters."""
     batch: list[Document] = []
@@ -225,6 +256,12 @@ def _parts(document: Document) -> tuple[str, ...]:
         return tuple(message["content"] for message in content.messages)
     if isinstance(content, PromptCompletion):
         return (content.prompt, content.completion)
+    if isinstance(content, Prompt):
+        raise CorpusError(
+            f"{document.place}: a prompt without a completion has nothing to learn or to measure; "
+            "name the completions' column (`columns: {completion: ...}`)"
+        )
+    assert not isinstance(content, LabelledText), "classifiers tokenize for themselves"
     return (content.text,)
 
 

@@ -90,8 +90,7 @@ def _measure_set(
     parts = _parts(rows)
     for number, part in enumerate(parts):
         batch = collate(part).to(device)
-        targets = decode(part, spec, device)
-        assert isinstance(targets, TopKTargets), "held-out rows are scored with codec top_k"
+        buckets = _buckets(part, spec, device)
         started = time.perf_counter()
         hidden_BTD = hidden_states(model, batch.input_ids_BT, batch.position_ids_BT)  # type: ignore[arg-type]
         hidden_MD = hidden_BTD.flatten(0, 1).index_select(0, batch.keep_M)
@@ -102,9 +101,24 @@ def _measure_set(
         if number > 0 or len(parts) == 1:
             seconds += time.perf_counter() - started
             seen += batch.input_ids_BT.numel()
-        buckets = BucketTargets(targets.ids_TK, targets.logprobs_TK, targets.log_tail_TN[:, 0])
         sums += heldout_sums(logits_MV, batch.label_ids_M, buckets)
-    return scores_of(sums, seen / seconds if seconds > 0 else None)
+    scores = scores_of(sums, seen / seconds if seconds > 0 else None)
+    if is_scored(rows):
+        return scores
+    return scores.model_copy(update={"kl_to_teacher": None, "top1_agreement": None})
+
+
+def is_scored(rows: pa.Table) -> bool:
+    """Whether a teacher said anything of these rows, or there is the text alone."""
+    return "label_logprobs" in rows.column_names
+
+
+def _buckets(rows: pa.Table, spec: CodecSpec, device: torch.device) -> BucketTargets | None:
+    if not is_scored(rows):
+        return None
+    targets = decode(rows, spec, device)
+    assert isinstance(targets, TopKTargets), "held-out rows are scored with codec top_k"
+    return BucketTargets(targets.ids_TK, targets.logprobs_TK, targets.log_tail_TN[:, 0])
 
 
 def scores_of(sums: HeldoutSums, tokens_per_s: float | None) -> ModelScores:
@@ -127,7 +141,10 @@ def perplexity(mean_nll: float) -> float:
 
 
 def set_scores(rows: pa.Table, top_k: int, models: dict[str, ModelScores]) -> SetScores:
-    """All models on one set."""
+    """All models on one set; the teacher only where it has scored it."""
+    if not is_scored(rows):
+        tokens = pc.sum(pc.list_flatten(rows.column("loss_mask"))).as_py() or 0
+        return SetScores(rows=rows.num_rows, tokens=tokens, top_k=top_k, models=models)
     tokens, teacher = teacher_scores(rows)
     return SetScores(
         rows=rows.num_rows, tokens=tokens, top_k=top_k, models={"teacher": teacher, **models}

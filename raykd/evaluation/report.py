@@ -11,9 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from raykd.errors import RunError, StorageError
+from raykd.evaluation import report_tasks
 from raykd.evaluation.report_data import STUDENT, ModelScores, Report
+from raykd.evaluation.report_inspection import terminal_lines
 from raykd.evaluation.report_page import footnotes, models_in_order, render_page
 from raykd.telemetry.units import count, number, share, size
+
+__all__ = ["read_report", "terminal_lines", "terminal_table", "write_report"]
 
 JSON_FILE, HTML_FILE = "report.json", "report.html"
 
@@ -63,7 +67,9 @@ def terminal_table(report: Report) -> Table:
     )
     table.add_column("set", overflow="fold")
     table.add_column("model", no_wrap=True)
-    for name in ("perplexity", "KL [1]", "top-1", "tok/s [2]", "weights"):
+    of_task = [report_tasks.heading(name) for name in report_tasks.columns(report)]
+    against = ("KL [1]", "top-1") if report_tasks.has_divergence(report) else ()
+    for name in (*of_task, *against, "tok/s [2]", "weights"):
         table.add_column(Text(name), justify="right", no_wrap=True)
     for set_name, scores in report.evaluation.items():
         for i, (role, of_model) in enumerate(models_in_order(scores.models)):
@@ -78,9 +84,15 @@ def _cells(report: Report, role: str, scores: ModelScores) -> list[Text]:
     facts = report.models.get(role)
     cells = [
         role,
-        number(scores.perplexity),
-        number(scores.kl_to_teacher),
-        share(scores.top1_agreement),
+        *(
+            report_tasks.text_of(name, scores.metrics, scores.perplexity)
+            for name in report_tasks.columns(report)
+        ),
+        *(
+            (number(scores.kl_to_teacher), share(scores.top1_agreement))
+            if report_tasks.has_divergence(report)
+            else ()
+        ),
         count(scores.tokens_per_s),
         size(facts.bytes if facts else None),
     ]

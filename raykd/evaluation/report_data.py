@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from raykd.config.section import Section
+from raykd.evaluation.inspection_data import Inspection
+from raykd.evaluation.report_part import ReportPart
 from raykd.telemetry.metrics import StepMetrics
 from raykd.telemetry.progress import StageTime
 from raykd.telemetry.replicas import ReplicaSample
 from raykd.telemetry.summary import SeriesPoint, summarize, time_series
 
 TEACHER, UNTRAINED, STUDENT = "teacher", "untrained", "student"
-
-
-class ReportPart(Section):
-    """JSON has no infinity: it is written as the text `Infinity`, and read back."""
-
-    model_config = ConfigDict(ser_json_inf_nan="strings", allow_inf_nan=True)
 
 
 class ModelFacts(ReportPart):
@@ -35,12 +30,16 @@ class ModelFacts(ReportPart):
 class ModelScores(ReportPart):
     """One model on one set of rows."""
 
-    perplexity: float
+    perplexity: float | None = None
+    """None of a classifier."""
     kl_to_teacher: float | None = None
-    """Nats a token, over the teacher's top-k ids and one bucket for all others."""
+    """Nats a token, over the teacher's top-k ids and one bucket for all others; of a classifier,
+    over its labels."""
     top1_agreement: float | None = None
     """Share of tokens, 0 to 1, where it puts the same id first as the teacher."""
     tokens_per_s: float | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """A classifier's figures by name (`evaluation.label_metrics`)."""
 
 
 class SetScores(ReportPart):
@@ -52,6 +51,8 @@ class SetScores(ReportPart):
     top_k: int
     models: dict[str, ModelScores]
     """By role: `teacher`, `untrained`, `student`."""
+    task: str | None = None
+    """Of a classifier, as in the job."""
 
 
 class TrainingTotals(ReportPart):
@@ -82,6 +83,35 @@ class HeldoutPoint(ReportPart):
     perplexity: float
 
 
+class Paid(ReportPart):
+    """What a run paid its endpoint, over all its resumptions."""
+
+    endpoint: str
+    """The model and its address."""
+    answers: int
+    lost: int
+    """Requests whose answer did not arrive whole, and that may have been charged."""
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float
+    """By the job's prices, lost requests with the most they can cost; 0 without prices."""
+
+
+class Generated(ReportPart):
+    """Text that the teacher wrote, and what became of it."""
+
+    prompts: int
+    completions: int
+    kept: int
+    """Completions that are learned from, or held out."""
+    dropped: dict[str, int]
+    """Completions by the filter that dropped them, in the order of the filters."""
+    completion_tokens: int
+    """Of all completions, in the teacher's tokens."""
+    paid: Paid | None = None
+    """None where the teacher is not behind an endpoint."""
+
+
 class Report(ReportPart):
     """A run, told."""
 
@@ -107,6 +137,10 @@ class Report(ReportPart):
     teacher: list[ReplicaSample] = Field(default_factory=list)
     """Replicas and queue over the time that it was watched, in few samples."""
     stages: list[StageTime] = Field(default_factory=list)
+    inspections: dict[str, Inspection] = Field(default_factory=dict)
+    """By set, what `raykd eval` looked into beyond the scores."""
+    generated: Generated | None = None
+    """None where the corpus's own text was learned from."""
     notes: list[str] = Field(default_factory=list)
 
 

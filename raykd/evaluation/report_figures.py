@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from raykd.evaluation import report_tasks
 from raykd.evaluation.plots import Line, line_plot
 from raykd.evaluation.report_data import Report
 from raykd.telemetry.replicas import ReplicaSample, elapsed_s
@@ -35,11 +36,13 @@ class Figure:
 def figures(report: Report) -> list[Figure]:
     """Loss, held-out divergence, throughput, waiting and, where watched, the teacher's replicas."""
     curve = report.curve
-    shown = [_loss(curve), _heldout(report), _throughput(curve), _waiting(curve)]
+    shown = [_loss(curve, report_tasks.unit(report)), _throughput(curve), _waiting(curve)]
+    if not report_tasks.is_of_labels(report):
+        shown.insert(1, _heldout(report))
     return [*shown, replicas_figure(report.teacher)] if report.teacher else shown
 
 
-def _loss(curve: Sequence[SeriesPoint]) -> Figure:
+def _loss(curve: Sequence[SeriesPoint], unit: str) -> Figure:
     steps = [float(point.step) for point in curve]
     lines = [
         _line("loss", "loss", steps, curve, lambda point: point.loss),
@@ -50,7 +53,7 @@ def _loss(curve: Sequence[SeriesPoint]) -> Figure:
         lines,
         title="Loss by step",
         x_label="step",
-        y_label="nats a token",
+        y_label=unit,
         format_x=_step,
         format_y=number,
     )

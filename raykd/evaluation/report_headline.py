@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from raykd.evaluation import report_tasks
 from raykd.evaluation.report_data import (
     STUDENT,
     TEACHER,
@@ -36,6 +37,8 @@ def sentence(report: Report) -> str:
     if (nearer := _kl_change(report)) is not None:
         which = "closer to it" if nearer <= 0 else "further from it"
         parts.append(f"{share(abs(nearer))} {which} than at its start")
+    if report_tasks.is_of_labels(report) and TEACHER not in report.models:
+        return "A student of labels alone."
     return f"A student {', and '.join(parts)}." if parts else "A distilled student."
 
 
@@ -52,7 +55,10 @@ def tiles(report: Report) -> Iterator[Tile]:
             yield _kl_tile(scores, of_student.kl_to_teacher)
         if of_student.top1_agreement is not None:
             yield _agreement_tile(scores, of_student.top1_agreement)
-        yield _perplexity_tile(name, scores, of_student.perplexity)
+        if of_student.perplexity is not None:
+            yield _perplexity_tile(name, scores, of_student.perplexity)
+    for label, value, detail in report_tasks.kept(report):
+        yield Tile(label, value, detail)
 
 
 def _size_tile(teacher: ModelFacts, student: ModelFacts) -> Tile:
@@ -66,10 +72,11 @@ def _size_tile(teacher: ModelFacts, student: ModelFacts) -> Tile:
 
 def _kl_tile(scores: SetScores, student: float) -> Tile:
     start = _of(scores, UNTRAINED, lambda m: m.kl_to_teacher)
+    unit = "text" if scores.task else "token"
     if start is None:
-        return Tile("KL to the teacher", number(student), "nats a token")
+        return Tile("KL to the teacher", number(student), f"nats a {unit}")
     change = _change(start, student)
-    detail = f"{number(start)} → {number(student)} nats a token"
+    detail = f"{number(start)} → {number(student)} nats a {unit}"
     return Tile("KL to the teacher", _signed(change), detail, _tone(change))
 
 

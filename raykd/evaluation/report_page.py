@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 import jinja2
 import yaml
 
+from raykd.evaluation import report_tasks
 from raykd.evaluation.report_data import STUDENT, TEACHER, UNTRAINED, Report, TrainingTotals
 from raykd.evaluation.report_figures import figures
 from raykd.evaluation.report_headline import sentence, tiles
+from raykd.evaluation.report_inspection import sections
 from raykd.telemetry.units import count, duration, number, share, size
 
 KL_IS_A_BOUND = (
@@ -63,6 +65,10 @@ def render_page(report: Report) -> str:
         report=report,
         roles=_ROLES,
         in_order=models_in_order,
+        columns=report_tasks.columns(report),
+        title=report_tasks.title,
+        text_of=report_tasks.text_of,
+        inspections=sections(report),
         sentence=sentence(report),
         tiles=list(tiles(report)),
         when=_when(report),
@@ -77,6 +83,8 @@ def render_page(report: Report) -> str:
 
 def footnotes(report: Report) -> list[tuple[str, str]]:
     """(mark, text) of what the tables' figures are."""
+    if report_tasks.is_of_labels(report):
+        return [("1", report_tasks.KL_OF_LABELS), ("2", SPEEDS_DIFFER)]
     top_k = sorted({scores.top_k for scores in report.evaluation.values()})
     which = f" K = {', '.join(str(k) for k in top_k)}." if top_k else ""
     return [("1", KL_IS_A_BOUND + which), ("2", SPEEDS_DIFFER)]

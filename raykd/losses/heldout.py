@@ -44,14 +44,15 @@ class HeldoutSums:
 def heldout_sums(
     logits_MV: torch.Tensor,
     label_ids_M: torch.Tensor,
-    targets: BucketTargets,
+    targets: BucketTargets | None,
 ) -> HeldoutSums:
     """Measure one batch at temperature 1.
 
     Args:
         logits_MV: The student's, any float dtype; reckoned in float32 (float64 for float64).
         label_ids_M: The token that follows.
-        targets: The teacher's, ids likeliest first, the tail at temperature 1.
+        targets: The teacher's, ids likeliest first, the tail at temperature 1; None measures
+            cross-entropy alone.
     """
     return _sums(logits_MV, label_ids_M, targets, LogitShape())
 
@@ -91,7 +92,10 @@ def linear_heldout_sums(
 
 
 def _sums(
-    raw_MV: torch.Tensor, label_ids_M: torch.Tensor, targets: BucketTargets, shape: LogitShape
+    raw_MV: torch.Tensor,
+    label_ids_M: torch.Tensor,
+    targets: BucketTargets | None,
+    shape: LogitShape,
 ) -> HeldoutSums:
     """Measure what a head put out."""
     dtype = arithmetic_dtype(raw_MV.dtype)
@@ -99,10 +103,10 @@ def _sums(
     for rows in row_blocks(raw_MV, dense=False):
         work_RV = raw_MV[rows].to(dtype, copy=True)
         shape_(work_RV, shape)
-        of_block = targets.rows(rows)
-        agreed_R = work_RV.argmax(1) == of_block.ids_TK[:, 0]
+        of_block = None if targets is None else targets.rows(rows)
+        agreed_R = None if of_block is None else work_RV.argmax(1) == of_block.ids_TK[:, 0]
         kl_R, nll_R = block_loss_(work_RV, label_ids_M[rows].long(), of_block, _FORWARD_KL, Share())
-        assert kl_R is not None, "targets were given"
-        sums_3 += torch.stack([part_R.double().sum() for part_R in (kl_R, agreed_R, nll_R)])
+        parts = [nll_R.new_zeros(1) if part is None else part for part in (kl_R, agreed_R, nll_R)]
+        sums_3 += torch.stack([part.double().sum() for part in parts])
     kl, agreed, cross_entropy = sums_3.tolist()
     return HeldoutSums(float(len(raw_MV)), kl, agreed, cross_entropy)

@@ -49,6 +49,18 @@ def flat(table: pa.Table, name: str) -> tuple[Any, Any]:
     return values[offsets[0] : offsets[-1]], offsets - offsets[0]
 
 
+def spots_of(table: pa.Table) -> Any:
+    """Where each token of the rows stands in the flattened [B * T] of `collate`."""
+    return _spots(flat(table, "input_ids")[1])
+
+
+def _spots(offsets: Any) -> Any:
+    lengths = np.diff(offsets)
+    longest = int(lengths.max(initial=1))
+    padding = np.arange(len(lengths)) * longest - offsets[:-1]
+    return np.arange(offsets[-1]) + np.repeat(padding, lengths)
+
+
 def collate(table: pa.Table) -> Batch:
     """Pad rows on the right to the longest of them; padding is never learned from."""
     ids, offsets = flat(table, "input_ids")
@@ -56,7 +68,7 @@ def collate(table: pa.Table) -> Batch:
     mask, _ = flat(table, "loss_mask")
     lengths = np.diff(offsets)
     num_rows, longest = len(lengths), int(lengths.max(initial=1))
-    spot = np.arange(len(ids)) + np.repeat(np.arange(num_rows) * longest - offsets[:-1], lengths)
+    spot = _spots(offsets)
     input_ids = np.zeros(num_rows * longest, np.int64)
     position_ids = np.zeros(num_rows * longest, np.int64)
     input_ids[spot] = ids

@@ -57,14 +57,23 @@ def student_config(init: FromConfig | FromTeacher, teacher_config: Any) -> Any:
     Raises:
         ModelError: A field that the architecture does not have, or a cut that cannot be made.
     """
-    if isinstance(init, FromConfig):
-        return _config_from_fields(init.config)
-    return _cut_config(init, teacher_config)
-
-
-def _config_from_fields(fields: dict[str, Any]) -> Any:
-    from transformers import AutoConfig
+    if isinstance(init, FromTeacher):
+        return cut_config(init, teacher_config)
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    config = config_from_fields(init.config)
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelError(f"student.init.config: {config.model_type} is not a causal language model")
+    return config
+
+
+def config_from_fields(fields: dict[str, Any]) -> Any:
+    """The configuration that a job's mapping means.
+
+    Raises:
+        ModelError: `model_type` is missing or unknown, or it has no such field.
+    """
+    from transformers import AutoConfig
 
     fields = dict(fields)
     model_type = fields.pop("model_type", None)
@@ -76,8 +85,6 @@ def _config_from_fields(fields: dict[str, Any]) -> Any:
         raise ModelError(
             f"student.init.config: transformers knows no model_type {model_type!r}"
         ) from None
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise ModelError(f"student.init.config: {model_type} is not a causal language model")
     unknown = [name for name in fields if not hasattr(config, name)]
     if unknown:
         raise ModelError(
@@ -118,7 +125,12 @@ def chosen_layers(layers: int | list[int], num_teacher_layers: int) -> list[int]
     return layers
 
 
-def _cut_config(init: FromTeacher, teacher: Any) -> Any:
+def cut_config(init: FromTeacher, teacher: Any) -> Any:
+    """The configuration of a student cut from the teacher.
+
+    Raises:
+        ModelError: The teacher has no such layers or sizes.
+    """
     num_layers = teacher.num_hidden_layers
     layers = chosen_layers(init.layers, num_layers)
     config = copy.deepcopy(teacher)
@@ -155,16 +167,23 @@ def _keep_head_dim(init: FromTeacher, teacher: Any, config: Any) -> None:
             )
 
 
-def cut_from_teacher(init: FromTeacher, teacher: PreTrainedModel) -> PreTrainedModel:
+def cut_from_teacher(
+    init: FromTeacher,
+    teacher: PreTrainedModel,
+    build: Callable[[Any], PreTrainedModel] | None = None,
+) -> PreTrainedModel:
     """The smaller model, its weights the teacher's: chosen layers, leading rows and columns.
+
+    Args:
+        init: What is kept.
+        teacher: In fp32.
+        build: From a configuration to a model of the teacher's kind; None makes causal models.
 
     Source: layer choice as in DistilBERT (arXiv 1910.01108, section 3).
     """
-    from transformers import AutoModelForCausalLM
-
-    config = _cut_config(init, teacher.config)
+    config = cut_config(init, teacher.config)
     try:
-        student: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        student = (build or _causal_lm)(config)
     except ValueError as error:
         raise ModelError(f"student.init.widths: {error}") from None
     _check_head_size(student, teacher)
@@ -186,14 +205,27 @@ def cut_from_teacher(init: FromTeacher, teacher: PreTrainedModel) -> PreTrainedM
             )
         cut[name] = source[tuple(slice(0, size) for size in parameter.shape)].clone()
     student.load_state_dict(cut)
-    student.generation_config = copy.deepcopy(teacher.generation_config)
+    if (generation := getattr(teacher, "generation_config", None)) is not None:
+        student.generation_config = copy.deepcopy(generation)
     return student
+
+
+def _causal_lm(config: Any) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model
 
 
 def _check_head_size(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     """Some architectures have no `head_dim` to set and would make every head narrower."""
     before, after = (
-        {getattr(m, "head_dim", None) for m in x.modules()} for x in (teacher, student)
+        {
+            getattr(m, name, None)
+            for name in ("head_dim", "attention_head_size")
+            for m in x.modules()
+        }
+        for x in (teacher, student)
     )
     if before != after:
         raise ModelError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from raykd.config.corpus import CorpusConfig
 from raykd.config.job import Job
 from raykd.config.student import FromPretrained
+from raykd.config.teacher import TeacherConfig
 from raykd.errors import StorageError
 
 
@@ -50,11 +51,18 @@ def _anchor_inputs(job: Job) -> Job:
     return job.model_copy(
         update={
             "data": job.data.model_copy(update={"corpus": _anchor_corpus(job.data.corpus)}),
-            "teacher": job.teacher.model_copy(update={"model": _absolute(job.teacher.model)}),
+            "teacher": _anchor_teacher(job.teacher),
             "student": job.student.model_copy(update={"init": init}),
             "evaluation": job.evaluation.model_copy(update={"sets": sets}),
         }
     )
+
+
+def _anchor_teacher(teacher: TeacherConfig) -> TeacherConfig:
+    """An endpoint's name for its model is no path, though a directory may be called like it."""
+    if teacher.endpoint is not None:
+        return teacher
+    return teacher.model_copy(update={"model": _absolute(teacher.model)})
 
 
 def _anchor_corpus(corpus: CorpusConfig) -> CorpusConfig:

@@ -83,7 +83,7 @@ def pending(job: Job, status: Any) -> list[Pending]:
 def replica_shape(job: Job) -> Shape:
     """What the placement group of a replica holds."""
     teacher = job.teacher
-    shards = teacher.tensor_parallel
+    shards = teacher.num_shards
     gpus = shards if teacher.device == "gpu" else 0
     return _rounded(shards * teacher.cpus_per_shard + REPLICA_CPUS, gpus)
 

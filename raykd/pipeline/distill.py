@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from raykd.evaluation.report_data import ModelFacts, Report
 from raykd.models.load import ModelSource
 from raykd.pipeline import (
     cluster,
+    generating,
     kept,
     lease,
     plan,
@@ -29,7 +31,7 @@ from raykd.pipeline.meters import Meters
 from raykd.pipeline.outcome import run_report, write_figures
 from raykd.pipeline.run_dir import RunDirectory, claim, require_writable
 from raykd.pipeline.story import Story
-from raykd.pipeline.teacher import Parts, absent_teacher, remove_left_over, start_teacher
+from raykd.pipeline.teacher import Parts, Teacher, absent_teacher, remove_left_over, start_teacher
 from raykd.telemetry.progress import Progress
 
 
@@ -71,7 +73,8 @@ def _distill(
     """The run, once its directory is this driver's; `lost` fills if it is taken away."""
     started = now()
     try:
-        may_be_kept = kept.holds_anything(job) or job.soft_targets.store_mode == "only"
+        store_is_asked = kept.holds_anything(job) or job.soft_targets.store_mode == "only"
+        may_be_kept = store_is_asked and job.teacher.is_asked
         if remove_left_over(job):
             progress.note("the teacher of a driver that was killed still ran: it was taken down")
         with progress.stage("check"):
@@ -84,13 +87,16 @@ def _distill(
         if job.soft_targets.codec == "auto" and run.probe.is_file():
             job = probe.decided(job, run)
         story = Story(job, run, models, initial, progress, parts, lost, meters)
-        if may_be_kept and story.all_is_kept():
+        phases = plan.phases(job) if may_be_kept else {}
+        start = partial(_started_teacher, job, models, parts, phases)
+        asked = generating.generate(job, run, models, progress, start)
+        if asked is not None:
+            teacher = asked
+        elif may_be_kept and story.all_is_kept():
             progress.note("all that is needed is kept: no teacher starts")
             teacher = absent_teacher(job, run, models)
         else:
-            if may_be_kept:
-                resources.require(job, plan.phases(job))
-            teacher = start_teacher(job, models, parts)
+            teacher = start()
         try:
             data, targets = story.prepare(teacher)
             story.decide(teacher)
@@ -113,12 +119,21 @@ def _distill(
     return report
 
 
+def _started_teacher(
+    job: Job, models: stages.Models, parts: Parts, phases: resources.Phases
+) -> Teacher:
+    """Begin to start the teacher, once what it needs is sure to be there."""
+    if phases:
+        resources.require(job, phases)
+    return start_teacher(job, models, parts)
+
+
 def _conclude(
     job: Job,
     run: RunDirectory,
     models: stages.Models,
     initial: ModelSource,
-    teacher: ModelFacts,
+    teacher: ModelFacts | None,
     data: dict[str, Any],
     targets: dict[str, Path],
     progress: Progress,

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from raykd.config.job import Job
 from raykd.config.soft_targets import StoreMode
 from raykd.data.order import RowOrder
 from raykd.data.prepare import open_rows
 from raykd.data.stream import Score
-from raykd.soft_targets.spec import CodecSpec
+from raykd.soft_targets.spec import STATES, CodecSpec
+from raykd.soft_targets.states import whole_documents
 from raykd.store.scoring import KeptScorer
 from raykd.store.section import Section
 from raykd.store.sections import sections
@@ -30,7 +32,7 @@ ROWS_AT_ONCE: Final = 1024
 
 def location_of(job: Job) -> str | None:
     """Where the job's soft targets are kept; None where nothing is."""
-    if job.soft_targets.store_mode == "off":
+    if job.soft_targets.store_mode == "off" or job.teacher.endpoint is not None:
         return None
     default = Path(job.storage_path).expanduser().resolve() / DIRECTORY
     return job.soft_targets.store or str(default)
@@ -102,10 +104,15 @@ def count_lacking(
     wanted = _sources(rows.num_rows, order, places)
     store = SoftTargetStore.open(kept.location, kept.section(spec), write=False)
     held = sum(
-        int(store.holds(rows.take(wanted[at : at + ROWS_AT_ONCE])).sum())
+        int(store.holds(_keyed(rows.take(wanted[at : at + ROWS_AT_ONCE]), spec)).sum())
         for at in range(0, len(wanted), ROWS_AT_ONCE)
     )
     return Lacking(len(wanted) - held, len(wanted))
+
+
+def _keyed(rows: pa.Table, spec: CodecSpec) -> pa.Table:
+    """Rows as the store knows them."""
+    return whole_documents(rows) if spec.codec == STATES else rows
 
 
 def _sources(num_rows: int, order: RowOrder | None, places: range) -> npt.NDArray[np.int64]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from raykd.config.corpus import CorpusConfig
 from raykd.config.job import Job
 from raykd.errors import JobError, StorageError
+from raykd.evaluation.drift import warnings_of
+from raykd.evaluation.gates import Gate, results_of
+from raykd.evaluation.harness import Harness, require_tasks
 from raykd.evaluation.report import read_report, write_report
 from raykd.evaluation.report_data import ModelFacts, Report
 from raykd.models.load import ModelSource
-from raykd.pipeline import cluster, resources, stages, waiting
+from raykd.pipeline import cluster, evaluating, resources, stages, waiting
 from raykd.pipeline.distill import now
+from raykd.pipeline.other_text import corpus_like_the_jobs
 from raykd.pipeline.outcome import evaluation_report, write_figures
 from raykd.pipeline.plan import replicas
 from raykd.pipeline.probe import decided
@@ -56,20 +60,45 @@ def export_run(root: Path, output: Path | None) -> tuple[Path, int]:
     return directory, steps
 
 
-def evaluate_run(
-    root: Path, data: Path, form: str, name: str, progress: Progress
-) -> tuple[Path, Report]:
+@dataclass(frozen=True)
+class Evaluation:
+    """What `raykd eval` is asked for.
+
+    Attributes:
+        data: A file or directory.
+        form: Its format, as in the job's corpora.
+        name: Of the measurement.
+        columns: `KEY=NAME`, where its columns are named otherwise than in the job's corpus.
+        slices: Columns to divide the rows by.
+        max_rows: Rows that the models run on; None is `evaluation.max_rows`.
+        batch: The larger of the two batch sizes that models are timed at; 0 times none.
+        texts: Whether the report shows excerpts.
+        gates: Limits that the student has to keep.
+        harness: Tasks of `lm-eval`; None is none.
+    """
+
+    data: Path
+    form: str
+    name: str
+    columns: Sequence[str] = ()
+    slices: Sequence[str] = ()
+    max_rows: int | None = None
+    batch: int = 8
+    texts: bool = True
+    gates: Sequence[Gate] = ()
+    harness: Harness | None = None
+
+
+def evaluate_run(root: Path, asked: Evaluation, progress: Progress) -> tuple[Path, Report]:
     """Measure teacher, untrained student and student on other text.
 
     Args:
         root: The run directory, with an exported student.
-        data: A file or directory; its columns are named as in the job's corpus.
-        form: Its format, as in the job's corpora.
-        name: Of the measurement.
+        asked: On what, and what is wanted of it.
         progress: Shows it to a person.
 
     Returns:
-        The measurement's directory and its report.
+        The measurement's directory and its report; whether gates hold stands in it.
 
     Raises:
         StorageError: No run, or no exported student.
@@ -79,12 +108,13 @@ def evaluate_run(
     job, run = _open(root)
     if not (run.student / "config.json").is_file():
         raise StorageError(f"{run.student}: no exported student; `raykd export {root}` makes one")
-    corpus = _like_the_jobs(job, data, form)
-    directory = run.root / "evaluations" / _plain(name)
-    resources.require(job, {"scoring": [replicas(job)]})
+    corpus = corpus_like_the_jobs(job, asked.data, asked.form, asked.columns)
+    directory = run.root / "evaluations" / _plain(asked.name)
+    if evaluating.can_score(job):
+        resources.require(job, {"scoring": [replicas(job)]})
     with waiting.watched(job, progress.note):
-        stats, facts, measured = _evaluate(job, run, corpus, directory, name, progress)
-    report = evaluation_report(job, facts, {name: stats}, measured, progress.stages, started, now())
+        stats, teacher, found = _evaluate(job, run, corpus, directory, asked, progress)
+    report = _told(job, asked, stats, teacher, found, progress, started)
     write_report(directory, report)
     return directory, report
 
@@ -94,63 +124,113 @@ def _evaluate(
     run: RunDirectory,
     corpus: CorpusConfig,
     directory: Path,
-    name: str,
+    asked: Evaluation,
     progress: Progress,
-) -> tuple[dict[str, Any], ModelFacts, stages.Measured]:
+) -> tuple[dict[str, Any], ModelFacts | None, evaluating.Found]:
     """Prepare the text, have the teacher score it, measure the students on it."""
+    near, place = job.stream.labels, directory / "rows"
     with progress.stage("prepare"):
-        models = cluster.run_remote(stages.find_models, job, run, labels=job.stream.labels)
-        stats = cluster.run_remote(
-            stages.prepare_other,
+        if asked.harness:
+            cluster.run_remote(require_tasks, asked.harness, labels=job.student.labels)
+        models = cluster.run_remote(stages.find_models, job, run, labels=near)
+        stats, chosen = _prepared(job, models, corpus, place, asked)
+    progress.note(f"{asked.name}: {stats['sentence']}; {len(chosen):,} rows measured")
+    scored = directory / "scored.arrow"
+    teacher = _score(job, models, place, scored, chosen, progress)
+    at = evaluating.Looked(run.data, place, scored, chosen, asked.batch, asked.texts, asked.harness)
+    of_labels = models.encoder is not None
+    inspect = evaluating.inspect_labels if of_labels else evaluating.inspect
+    with progress.stage("evaluate"):
+        found = cluster.run_remote(
+            inspect,
             job,
             models,
-            corpus,
-            directory / "rows",
-            job.evaluation.max_rows,
-            labels=job.stream.labels,
+            _initial(run, models),
+            run.student,
+            *([asked.name] if of_labels else []),
+            at,
+            cpus=job.student.cpus_per_worker,
+            gpus=1.0 if job.student.device == "gpu" else 0.0,
+            labels=job.student.labels,
         )
-    progress.note(f"{name}: {stats['sentence']}")
+    return stats, teacher, found
+
+
+def _prepared(
+    job: Job, models: stages.Models, corpus: CorpusConfig, place: Path, asked: Evaluation
+) -> tuple[dict[str, Any], list[int]]:
+    """The sample's statistics, and which of its rows are measured."""
+    near, most = job.stream.labels, asked.max_rows or job.evaluation.max_rows
+    if models.encoder is None:
+        of_text: tuple[dict[str, Any], list[int]] = cluster.run_remote(
+            evaluating.prepare_chosen, job, models, corpus, place, most, asked.slices, labels=near
+        )
+        return of_text
+    if asked.harness:
+        raise JobError("--lm-eval: its tasks are for models of text, not `method: classifier`")
+    if asked.slices:
+        raise JobError(
+            f"--slice {asked.slices[0]}: divides text that is continued; `method: classifier` has "
+            "no such tables"
+        )
+    stats = cluster.run_remote(stages.prepare_other, job, models, corpus, place, most, labels=near)
+    return stats, list(range(stats["rows"]))
+
+
+def _score(
+    job: Job,
+    models: stages.Models,
+    rows: Path,
+    target: Path,
+    chosen: list[int],
+    progress: Progress,
+) -> ModelFacts | None:
+    """Have the teacher score the chosen rows; what it says of itself, None where it cannot."""
+    near = job.stream.labels
+    target.unlink(missing_ok=True)
+    if not evaluating.can_score(job):
+        cluster.run_remote(stages.score_set, None, rows, target, None, chosen, labels=near)
+        return None
     teacher = start_teacher(job, models, Parts())
     try:
         with progress.stage("teacher"):
             teacher.wait(job, models)
         with progress.stage("score"):
-            spec = heldout_spec(job, models)
-            target = directory / "scored.arrow"
-            target.unlink(missing_ok=True)
-            ask = Scorer(teacher.client, spec)
-            rows, near = directory / "rows", job.stream.labels
-            cluster.run_remote(stages.score_set, ask, rows, target, cpus=0, labels=near)
+            ask = Scorer(teacher.client, heldout_spec(job, models))
+            cluster.run_remote(
+                stages.score_set, ask, rows, target, None, chosen, cpus=0, labels=near
+            )
     finally:
         teacher.stop()
-    with progress.stage("evaluate"):
-        measured = cluster.run_remote(
-            stages.measure,
-            job,
-            models,
-            _initial(run, models),
-            run.student,
-            {name: target},
-            cpus=job.student.cpus_per_worker,
-            gpus=1.0 if job.student.device == "gpu" else 0.0,
-            labels=job.student.labels,
-        )
-    return stats, teacher.facts, measured
+    return teacher.facts
 
 
-def _like_the_jobs(job: Job, data: Path, form: str) -> CorpusConfig:
-    """The other text, read as the job's corpus is."""
-    corpus = job.data.corpus
-    try:
-        return CorpusConfig.model_validate(
-            {
-                **corpus.model_dump(include={"columns", "text_unit", "on_bad_record"}),
-                "source": str(data.expanduser().absolute()),
-                "format": form,
-            }
-        )
-    except ValidationError as error:
-        raise JobError(f"--format {form}: {error.errors()[0]['msg']}") from None
+def _told(
+    job: Job,
+    asked: Evaluation,
+    stats: dict[str, Any],
+    teacher: ModelFacts | None,
+    found: evaluating.Found,
+    progress: Progress,
+    started: str,
+) -> Report:
+    """The report, with what the gates say."""
+    measured = stages.Measured(found.models, {asked.name: found.scores})
+    gates = results_of(asked.gates, found.scores, found.inspection)
+    inspection = found.inspection.model_copy(update={"gates": gates})
+    told = evaluation_report(
+        job, teacher, {asked.name: stats}, measured, progress.stages, started, now()
+    )
+    drift = inspection.drift
+    warnings = warnings_of(drift) if drift else []
+    for line in warnings:
+        progress.note(line)
+    return told.model_copy(
+        update={
+            "inspections": {asked.name: inspection},
+            "notes": [*warnings, *inspection.notes],
+        }
+    )
 
 
 def _plain(name: str) -> str:

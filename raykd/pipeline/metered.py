@@ -7,8 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from raykd.data.stream import Score
+from raykd.data.stream import HoldsBack, Score
 from raykd.pipeline.instruments import Instruments, instruments_of
+from raykd.pipeline.with_states import WithStates
 from raykd.store.scoring import KeptScorer, opened
 from raykd.store.tally import Tally
 from raykd.teacher.client import failed_tries
@@ -47,14 +48,21 @@ class Delivered:
         to = instruments_of(self.run)
         to.add("soft_target_rows", answer.num_rows)
         to.add("soft_target_bytes", answer.nbytes)
-        if isinstance(self.score, KeptScorer):
-            _count_hits(to, self.score)
+        for scorer in self._stores:
+            _count_hits(to, scorer)
         return answer
 
     def flush(self) -> None:
         """Publish what a store holds back."""
-        if isinstance(self.score, KeptScorer):
-            self.score.flush()
+        held: object = self.score
+        if isinstance(held, HoldsBack):
+            held.flush()
+
+    @property
+    def _stores(self) -> tuple[KeptScorer, ...]:
+        if isinstance(self.score, WithStates):
+            return self.score.stores
+        return (self.score,) if isinstance(self.score, KeptScorer) else ()
 
 
 class _Seen:

@@ -11,17 +11,20 @@ import yaml
 from raykd import __version__
 from raykd.config.job import Job
 from raykd.config.load import dump_job
+from raykd.evaluation import report_tasks
 from raykd.evaluation.report_data import (
     TEACHER,
     UNTRAINED,
     HeldoutPoint,
     ModelFacts,
+    ModelScores,
     Report,
     heldout_curve,
     training_curve,
     training_totals,
 )
-from raykd.pipeline import cluster, nodes
+from raykd.pipeline import cluster, generating, nodes
+from raykd.pipeline.at_hand import in_words
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.pipeline.stages import Measured
 from raykd.student.export import MEASURED
@@ -33,7 +36,7 @@ from raykd.telemetry.replicas import fewer, mean_running, read_samples
 def run_report(
     job: Job,
     run: RunDirectory,
-    teacher: ModelFacts,
+    teacher: ModelFacts | None,
     data: dict[str, Any],
     measured: Measured,
     stages: Sequence[StageTime],
@@ -51,6 +54,7 @@ def run_report(
             "curve": training_curve(metrics, replicas),
             "teacher": fewer(samples),
             "heldout_curve": [*_before_training(measured), *heldout_curve(metrics)],
+            "generated": generating.told_of(job, run),
             "notes": _notes(run),
         }
     )
@@ -59,7 +63,7 @@ def run_report(
 def _before_training(measured: Measured) -> list[HeldoutPoint]:
     """The untrained student on the same held-out rows, where the curve begins."""
     scores = measured.sets["heldout"].models[UNTRAINED]
-    if scores.kl_to_teacher is None or scores.top1_agreement is None:
+    if scores.kl_to_teacher is None or scores.top1_agreement is None or scores.perplexity is None:
         return []
     return [
         HeldoutPoint(
@@ -73,14 +77,14 @@ def _before_training(measured: Measured) -> list[HeldoutPoint]:
 
 def evaluation_report(
     job: Job,
-    teacher: ModelFacts,
+    teacher: ModelFacts | None,
     data: dict[str, Any],
     measured: Measured,
     stages: Sequence[StageTime],
     started: str,
     finished: str,
 ) -> Report:
-    """What the models scored, without a training."""
+    """What the models scored, without a training; `teacher` is None where none was asked."""
     return Report(
         raykd_version=__version__,
         name=job.name,
@@ -89,7 +93,7 @@ def evaluation_report(
         finished=finished,
         hardware=_hardware(job),
         data=data,
-        models={TEACHER: teacher, **measured.models},
+        models={**({TEACHER: teacher} if teacher else {}), **measured.models},
         evaluation=measured.sets,
         stages=list(stages),
     )
@@ -102,9 +106,15 @@ def _hardware(job: Job) -> dict[str, Any]:
         "nodes": len(nodes.alive()),
         "cpus": have.get("CPU", 0),
         "gpus": have.get("GPU", 0),
-        "teacher": f"{_replicas(job)} x {job.teacher.tensor_parallel} {job.teacher.device}",
+        "teacher": _teacher(job),
         "student": f"{student.num_workers} x {student.device}, ZeRO {student.zero_stage}",
     }
+
+
+def _teacher(job: Job) -> str:
+    if job.teacher.endpoint is not None:
+        return in_words(job)
+    return f"{_replicas(job)} x {job.teacher.num_shards} {job.teacher.device}"
 
 
 def _replicas(job: Job) -> str:
@@ -125,18 +135,30 @@ def write_figures(student: Path, report: Report) -> None:
 
 def figures(report: Report) -> str:
     """The evaluation as a Markdown table."""
+    names = report_tasks.columns(report)
+    heads = [report_tasks.heading(name) for name in names]
     lines = [
-        "| held-out set | model | perplexity | KL to teacher | top-1 agreement |",
-        "|---|---|---|---|---|",
+        f"| held-out set | model | {' | '.join(heads)} | KL to teacher | top-1 agreement |",
+        "|---|---|---|---|" + "---|" * len(names),
     ]
     for name, scores in report.evaluation.items():
         for role, one in scores.models.items():
             kl = "" if one.kl_to_teacher is None else f"{one.kl_to_teacher:.4f}"
             top1 = "" if one.top1_agreement is None else f"{one.top1_agreement:.1%}"
-            lines.append(f"| {name} | {role} | {one.perplexity:,.2f} | {kl} | {top1} |")
+            told = [_figure(key, one) for key in names]
+            lines.append(f"| {name} | {role} | {' | '.join(told)} | {kl} | {top1} |")
     lines.append("")
+    if names != [report_tasks.PERPLEXITY]:
+        lines.append(report_tasks.KL_OF_LABELS)
+        return "\n".join(lines)
     lines.append(
         "KL in nats a token, over the teacher's top "
         f"{report.job['evaluation']['top_k']} ids and one bucket for all others."
     )
     return "\n".join(lines)
+
+
+def _figure(name: str, scores: ModelScores) -> str:
+    if name == report_tasks.PERPLEXITY:
+        return "" if scores.perplexity is None else f"{scores.perplexity:,.2f}"
+    return report_tasks.text_of(name, scores.metrics, None)

@@ -75,6 +75,8 @@ def token_bytes(spec: CodecSpec) -> int:
         "sampled": 5 * spec.draws + 4,
         "hidden": 4 * spec.hidden_size + 4,
         "full": 4 * spec.vocab_size,
+        "states": 2 * spec.hidden_size * len(spec.state_layers)
+        + 2 * sum(width for _, width in spec.attention_widths),
     }
     return 4 + 4 + 1 + 4 + values[spec.codec]
 
@@ -85,13 +87,16 @@ def block_bytes(job: Job, spec: CodecSpec) -> int:
     return rows * job.data.sequence_length_tokens * token_bytes(spec)
 
 
-def object_store_bytes(job: Job, spec: CodecSpec, stores: Sequence[float]) -> int:
+def object_store_bytes(
+    job: Job, spec: CodecSpec, stores: Sequence[float], states: CodecSpec | None = None
+) -> int:
     """Most bytes of rows on their way.
 
     Args:
         job: The job; what it says itself is taken as it is.
         spec: What travels with the rows.
         stores: Bytes of each node's object store.
+        states: What travels beside it.
 
     Returns:
         A quarter of the smallest store. Where a block for each request in flight and two for each
@@ -101,7 +106,7 @@ def object_store_bytes(job: Job, spec: CodecSpec, stores: Sequence[float]) -> in
         return job.stream.object_store_bytes
     smallest = min(stores)
     blocks = requests_in_flight(job) + 2 * job.student.num_workers
-    few = blocks * block_bytes(job, spec)
+    few = blocks * (block_bytes(job, spec) + (block_bytes(job, states) if states else 0))
     return int(min(max(smallest / 4, few), smallest / 2))
 
 
@@ -115,7 +120,9 @@ def phases(job: Job, *, with_teacher: bool = True) -> dict[str, list[Demand]]:
         job: The job.
         with_teacher: False where all its soft targets are kept already.
     """
-    if not with_teacher or job.soft_targets.store_mode == "only":
+    teacher = job.teacher
+    absent = job.soft_targets.store_mode == "only" or teacher.endpoint is not None
+    if not with_teacher or absent or not teacher.is_asked:
         return {"training": _training(job)}
     if job.soft_targets.store_mode == "fill":
         return {"filling": [replicas(job), *_loading(job)], "training": _training(job)}
@@ -132,7 +139,7 @@ def replicas(job: Job, count: int | None = None) -> Demand:
         count: Replicas; None is those that the run begins with, and cannot do without.
     """
     teacher = job.teacher
-    shards = teacher.tensor_parallel
+    shards = teacher.num_shards
     return Demand(
         TEACHER_REPLICAS,
         teacher.first_replicas if count is None else count,

@@ -10,7 +10,8 @@ from typing import Any
 
 from raykd.config.job import Job
 from raykd.errors import JobError, RaykdError, ResourceError, StorageError
-from raykd.pipeline import capacity, cluster, live, nodes, resources, stages
+from raykd.generation import requirements
+from raykd.pipeline import behind_endpoint, capacity, cluster, live, nodes, resources, stages
 from raykd.pipeline.finding import Finding
 from raykd.pipeline.plan import phases
 from raykd.pipeline.run_dir import RunDirectory
@@ -35,6 +36,12 @@ def check_trackers(job: Job) -> Finding:
         fields = ", ".join(f"tracking.{name}" for name in missing)
         return Finding(False, "trackers", f"{fields}: not installed; pip install 'raykd[trackers]'")
     return Finding(True, "trackers", ", ".join(n for n, on in asked.items() if on) or "none")
+
+
+def check_filters(job: Job) -> Finding:
+    """Are the packages installed that filters of generated text need?"""
+    problem = None if job.generation is None else requirements.missing(job.generation)
+    return Finding(problem is None, "filters", problem or "all that the job names can run")
 
 
 def check_storage(job: Job) -> Finding:
@@ -114,8 +121,10 @@ def require(job: Job, *, with_teacher: bool = True) -> list[str]:
     resources.require(job, phases(job, with_teacher=with_teacher))
     if not (finding := check_storage(job)).ok:
         raise StorageError(finding.text)
-    if not (finding := check_trackers(job)).ok:
-        raise JobError(finding.text)
+    for finding in (check_trackers(job), check_filters(job)):
+        if not finding.ok:
+            raise JobError(finding.text)
+    behind_endpoint.require(job)
     seen = live.look()
     if not (finding := live.check_versions(seen, live.facts_here().versions)).ok:
         raise ResourceError(finding.text)
@@ -136,7 +145,8 @@ def check_models(job: Job) -> list[Finding]:
         Finding(
             True,
             "models",
-            f"teacher {models.teacher.path}, vocabulary {models.teacher_vocab_size:,}; student "
+            behind_endpoint.models_in_words(job, models)
+            or f"teacher {models.teacher.path}, vocabulary {models.teacher_vocab_size:,}; student "
             f"vocabulary {models.student_vocab_size:,}; shared {models.vocab_size:,}",
         ),
     ]
@@ -152,15 +162,21 @@ def check_memory(job: Job) -> Finding:
     # Trained: weight, gradient and two moments of 4 bytes each; bf16 has 2 + 2 and fp32 masters.
     frozen_bytes = 2 if job.student.dtype == "bf16" else 4
     student_bytes = sizes["student"] * (16 if job.student.lora is None else frozen_bytes)
+    if job.teacher.endpoint is not None:
+        sizes["teacher"] = 0
     teacher_bytes = sizes["teacher"] * (2 if job.teacher.dtype == "bf16" else 4)
     copies = job.student.num_workers if job.student.zero_stage == 0 else 1
     total = teacher_bytes * job.teacher.first_replicas + student_bytes * copies
     have = cluster.totals().get("memory", math.inf)
     text = (
-        f"teacher {sizes['teacher'] / 1e6:,.1f}M parameters, {teacher_bytes / 2**30:.2f} GiB a "
-        f"replica; student {sizes['student'] / 1e6:,.1f}M, {student_bytes / 2**30:.2f} GiB of "
+        f"student {sizes['student'] / 1e6:,.1f}M, {student_bytes / 2**30:.2f} GiB of "
         "weights, gradients and optimizer; activations come on top"
     )
+    if sizes["teacher"]:
+        text = (
+            f"teacher {sizes['teacher'] / 1e6:,.1f}M parameters, {teacher_bytes / 2**30:.2f} GiB a "
+            f"replica; {text}"
+        )
     if job.teacher.device == "cpu" and job.student.device == "cpu" and total > have:
         return Finding(False, "memory", f"{text}; the cluster has {have / 2**30:.1f} GiB")
     return Finding(True, "memory", text)
@@ -170,6 +186,9 @@ def check(job: Job) -> list[Finding]:
     """All checks of a job against the connected cluster."""
     findings = check_nodes(job)
     findings += [check_storage(job), check_resources(job), check_trackers(job)]
+    findings += [] if job.generation is None else [check_filters(job)]
+    if job.teacher.endpoint is not None:
+        findings.append(behind_endpoint.check_live(job))
     findings += check_corpora(job)
     findings += check_models(job)
     if all(f.ok for f in findings if f.subject in ("models", "storage")):

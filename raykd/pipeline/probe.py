@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from raykd import __version__
 from raykd.config.job import Job
 from raykd.config.loss import SERVED
+from raykd.config.method import lacking
 from raykd.data.prepare import open_rows
-from raykd.errors import StorageError
+from raykd.errors import JobError, StorageError
 from raykd.evaluation.probe_data import Probe
 from raykd.models.load import ModelSource
 from raykd.pipeline import cluster, resources, stages, waiting
@@ -61,6 +62,18 @@ def probe_job(job: Job, progress: Progress, size: Size) -> tuple[Path, Probe]:
     Raises:
         RaykdError: Something is wrong with the job, or the teacher could not speak.
     """
+    if job.teacher.engine == "vllm":
+        raise JobError(
+            "teacher.engine: vllm does not give hidden states, from which a probe makes every "
+            "codec; probe with `--set teacher.engine=transformers`"
+        )
+    if job.method == "classifier":
+        raise JobError(
+            "method: classifier has no codec to choose: its outputs travel whole; `raykd probe` is "
+            "for `method: logits`"
+        )
+    if problem := lacking(job.teacher.engine, "score", "raykd probe"):
+        raise JobError(problem)
     run = probe_directory(job)
     try:
         for directory in (run.data, run.model_cache):

@@ -149,8 +149,8 @@ def _parts(job: Job, phases: Phases) -> list[_Part]:
     ]
     if replicas(job) in held:
         replica = _Part(
-            "teacher replica",
-            teacher.first_replicas,
+            "teacher replica" if teacher.pipeline_parallel == 1 else "stage of the teacher",
+            teacher.first_replicas * teacher.pipeline_parallel,
             shards * teacher.cpus_per_shard,
             shards if teacher.device == "gpu" else 0,
             "teacher.labels",

@@ -27,6 +27,8 @@ MAY_CHANGE = (
     "tracking",
     "teacher.device",
     "teacher.tensor_parallel",
+    "teacher.pipeline_parallel",
+    "teacher.vllm",
     "teacher.replicas",
     "teacher.cpus_per_shard",
     "teacher.threads_per_shard",
@@ -36,6 +38,12 @@ MAY_CHANGE = (
     "teacher.start_timeout_s",
     "teacher.request_timeout_s",
     "teacher.max_retries",
+    "teacher.endpoint.api_key_env",
+    "teacher.endpoint.max_concurrent_requests",
+    "teacher.endpoint.requests_per_minute",
+    "teacher.endpoint.tokens_per_minute",
+    "teacher.endpoint.price_per_million_tokens",
+    "teacher.endpoint.max_cost_usd",
     "student.num_workers",
     "student.cpus_per_worker",
     "student.threads_per_worker",
@@ -94,6 +102,26 @@ class RunDirectory:
     def probe(self) -> Path:
         """What a probe found, where `codec: auto` asked for one."""
         return self.root / "probe.json"
+
+    @property
+    def generated(self) -> Path:
+        """Everything that the teacher wrote, with each filter's verdict."""
+        return self.root / "generated.parquet"
+
+    @property
+    def learned(self) -> Path:
+        """What of it is learned from, as a corpus."""
+        return self.root / "learned.parquet"
+
+    @property
+    def generated_summary(self) -> Path:
+        """How much was generated, kept and dropped, and by which job."""
+        return self.root / "generated.json"
+
+    @property
+    def generating(self) -> Path:
+        """How far the teacher is with writing."""
+        return self.logs / "generating.json"
 
     @property
     def metrics(self) -> Path:

@@ -20,15 +20,23 @@ from raykd.config.student import FromPretrained
 from raykd.data.corpus import read_documents
 from raykd.data.documents import BadRecords
 from raykd.data.fingerprint import tokenizer_identity
+from raykd.data.gold import with_gold
 from raykd.data.pack import PackingStats
 from raykd.data.prepare import open_rows, prepare, prepare_set
 from raykd.data.stream import Score
 from raykd.errors import CorpusError, ModelError
 from raykd.evaluation import compare
 from raykd.evaluation.report_data import STUDENT, UNTRAINED, ModelFacts, ModelScores, SetScores
-from raykd.models.identity import identity_of
+from raykd.models.alignment import Alignment
+from raykd.models.encoder import EncoderSpec
 from raykd.models.load import ModelSource, load_config, load_tokenizer, locate
+from raykd.models.mixture import MixedIn
 from raykd.models.vocab import check_same_tokens, shared_vocab_size
+from raykd.pipeline import encoders
+from raykd.pipeline.aligned import alignment_of
+from raykd.pipeline.at_hand import weights_at_hand
+from raykd.pipeline.behind_endpoint import teacher_identity
+from raykd.pipeline.mixture import find_mixed_in, mixture_identity
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.pipeline.targets import heldout_spec
 from raykd.student.checkpoint import latest, newest_good
@@ -56,6 +64,12 @@ class Models:
     """Of the tokenizer that both sides share (`data.fingerprint`)."""
     student_vocab_size: int
     pad_id: int
+    alignment: Alignment | None = None
+    """Which inner states are compared; None where none are."""
+    mixed_in: tuple[MixedIn, ...] = ()
+    """What is averaged with the teacher."""
+    encoder: EncoderSpec | None = None
+    """What a classifier puts out; None of models of text."""
 
 
 def find_models(job: Job, run: RunDirectory) -> Models:
@@ -66,9 +80,12 @@ def find_models(job: Job, run: RunDirectory) -> Models:
     """
     from raykd.models.init import student_config
 
-    teacher = locate(job.teacher, "teacher", run.model_cache)
-    tokenizer = load_tokenizer(teacher, "teacher.model")
-    teacher_config = load_config(teacher, "teacher.model")
+    if job.method == "classifier":
+        return encoders.find(job, run)
+    at_hand, field = weights_at_hand(job)
+    teacher = locate(at_hand, field, run.model_cache)
+    tokenizer = load_tokenizer(teacher, f"{field}.model")
+    teacher_config = load_config(teacher, f"{field}.model")
     init, pretrained = job.student.init, None
     if isinstance(init, FromPretrained):
         pretrained = locate(init, "student.init", run.model_cache)
@@ -81,6 +98,7 @@ def find_models(job: Job, run: RunDirectory) -> Models:
     _check_shards(job, teacher_config)
     _check_top_k(job, vocab_size)
     pad = tokenizer.pad_token_id
+    mixed_in = find_mixed_in(job, tokenizer, vocab_size, run.model_cache)
     return Models(
         teacher=teacher,
         pretrained=pretrained,
@@ -88,10 +106,12 @@ def find_models(job: Job, run: RunDirectory) -> Models:
         vocab_size=vocab_size,
         teacher_vocab_size=int(teacher_config.get_text_config().vocab_size),
         teacher_hidden_size=int(teacher_config.get_text_config().hidden_size),
-        teacher_identity=identity_of(teacher),
+        teacher_identity=mixture_identity(teacher_identity(job, teacher), mixed_in),
         tokenizer_identity=tokenizer_identity(tokenizer),
         student_vocab_size=int(config.get_text_config().vocab_size),
         pad_id=int(pad if pad is not None else tokenizer.eos_token_id or 0),
+        alignment=alignment_of(job, teacher_config, config),
+        mixed_in=mixed_in,
     )
 
 
@@ -99,10 +119,13 @@ def _check_lengths(job: Job, teacher: Any, student: Any) -> None:
     wanted = job.data.sequence_length_tokens
     for side, config in (("teacher", teacher), ("student", student)):
         context = getattr(config.get_text_config(), "max_position_embeddings", None)
-        if context is not None and wanted > context:
+        # vLLM always writes a token more.
+        room = 1 if side == "teacher" and job.teacher.engine == "vllm" else 0
+        if context is not None and wanted + room > context:
             raise ModelError(
                 f"data.sequence_length_tokens: {wanted} is longer than the {side}'s context of "
-                f"{context} tokens; lower it to at most that"
+                f"{context} tokens{' leaves vLLM' if room else ''}; lower it to at most "
+                f"{context - room}"
             )
 
 
@@ -147,7 +170,10 @@ def count_parameters(job: Job, run: RunDirectory) -> dict[str, int]:
 
     from raykd.models.init import student_config
 
-    teacher = load_config(locate(job.teacher, "teacher", run.model_cache), "teacher.model")
+    if job.method == "classifier":
+        return encoders.count_parameters(job, run)
+    at_hand, field = weights_at_hand(job)
+    teacher = load_config(locate(at_hand, field, run.model_cache), f"{field}.model")
     init = job.student.init
     if isinstance(init, FromPretrained):
         student = load_config(locate(init, "student.init", run.model_cache), "student.init.model")
@@ -164,6 +190,8 @@ def make_student(job: Job, run: RunDirectory, models: Models) -> ModelSource:
     """The student's first weights as a directory, made if need be."""
     from raykd.models.init import write_student
 
+    if models.encoder is not None:
+        return encoders.make(job, run, models)
     if models.pretrained is not None:
         return models.pretrained
     assert not isinstance(job.student.init, FromPretrained)
@@ -172,6 +200,9 @@ def make_student(job: Job, run: RunDirectory, models: Models) -> ModelSource:
 
 def prepare_rows(job: Job, run: RunDirectory, models: Models) -> dict[str, Any]:
     """Read, tokenize and pack every corpus; returns statistics by set."""
+    if models.encoder is not None:
+        told = encoders.prepare_rows(job, run, models)
+        return {name: _told(one) for name, one in told.items()}
     tokenizer = load_tokenizer(models.teacher, "teacher.model")
     begun = latest(run.checkpoints) is not None
     stats = prepare(job, tokenizer, run.data, run.logs, must_exist=begun)
@@ -186,18 +217,27 @@ def prepare_other(
     job: Job, models: Models, corpus: CorpusConfig, directory: Path, max_rows: int
 ) -> dict[str, Any]:
     """The first rows of a corpus, packed as the job's; returns its statistics."""
+    if models.encoder is not None:
+        return _told(encoders.prepare_other(job, models, corpus, directory, max_rows))
     tokenizer = load_tokenizer(models.teacher, "teacher.model")
     return _told(prepare_set(corpus, job.data, tokenizer, directory, max_rows))
 
 
-def score_set(score: Score, rows: Path, target: Path, max_rows: int | None = None) -> int:
+def score_set(
+    score: Score | None,
+    rows: Path,
+    target: Path,
+    max_rows: int | None = None,
+    chosen: list[int] | None = None,
+) -> int:
     """Have the teacher score rows and keep them, with what it says, in a file.
 
     Args:
-        score: Whom to ask.
+        score: Whom to ask; None keeps the text alone, which no teacher can score.
         rows: Prepared rows.
         target: The file; it appears whole.
         max_rows: Only the first ones; None is all.
+        chosen: Only these rows, in this order; None is the first ones.
 
     Returns:
         Rows scored; 0 where they had been scored before.
@@ -207,9 +247,12 @@ def score_set(score: Score, rows: Path, target: Path, max_rows: int | None = Non
     if target.is_file():
         return 0
     prepared = open_rows(rows)
-    table = prepared.take(_all_rows(min(prepared.num_rows, max_rows or prepared.num_rows)))
+    first = _all_rows(min(prepared.num_rows, max_rows or prepared.num_rows))
+    numbers = first if chosen is None else _rows_numbered(chosen)
+    table = prepared.take(numbers)
     try:
-        scored = asyncio.run(_score_all(score, table))
+        scored = table if score is None else asyncio.run(_score_all(score, table))
+        scored = with_gold(scored, rows, numbers)
     finally:
         close_all()
     aside = target.with_suffix(".aside")
@@ -223,6 +266,12 @@ def _all_rows(num_rows: int) -> Any:
     import numpy as np
 
     return np.arange(num_rows, dtype=np.int64)
+
+
+def _rows_numbered(rows: list[int]) -> Any:
+    import numpy as np
+
+    return np.array(rows, dtype=np.int64)
 
 
 async def _score_all(score: Score, table: pa.Table) -> pa.Table:
@@ -244,6 +293,8 @@ def export_student(
     """Write the newest checkpoint as a Hugging Face directory; returns the steps it has done."""
     from raykd.student.export import export
 
+    if models.encoder is not None:
+        return encoders.export(job, run, models, initial, directory)
     found = newest_good(run.checkpoints, partial(add_note, run.logs))
     if found is None:
         raise ModelError(f"{run.checkpoints}: there is no checkpoint to export")
@@ -277,6 +328,8 @@ def measure(
     """
     import torch
 
+    if models.encoder is not None:
+        return encoders.measure(job, models, initial, student, sets)
     torch.set_num_threads(job.student.threads)
     rows = {name: compare.read_scored(file) for name, file in sets.items()}
     spec = heldout_spec(job, models)

@@ -15,16 +15,17 @@ from raykd.data.stream import DealInOrder, OrderedStream, Score
 from raykd.errors import CapacityError, Interrupted, StorageError, StoreError
 from raykd.evaluation.probe_table import as_yaml
 from raykd.models.load import ModelSource
-from raykd.pipeline import cluster, kept, nodes, plan, probe, stages, waiting
+from raykd.pipeline import cluster, generating, kept, nodes, plan, probe, stages, waiting
+from raykd.pipeline.encoders import gold_of
 from raykd.pipeline.instruments import instruments_of
 from raykd.pipeline.metered import Delivered, FromTeacher
 from raykd.pipeline.meters import Meters
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.pipeline.smaller import on_fewer_ranks
-from raykd.pipeline.targets import heldout_spec, training_spec
-from raykd.pipeline.teacher import Parts, Teacher
+from raykd.pipeline.targets import heldout_spec, states_spec, training_spec
+from raykd.pipeline.teacher import Parts, Teacher, student_class
 from raykd.pipeline.watching import watched
-from raykd.soft_targets.codec import target_schema
+from raykd.pipeline.with_states import Teachers, training_columns, with_states
 from raykd.soft_targets.spec import CodecSpec
 from raykd.store.sections import others
 from raykd.student.checkpoint import newest_good
@@ -32,6 +33,7 @@ from raykd.student.engine import StudentSpec
 from raykd.student.notes import NotesTail, add_note
 from raykd.student.student_run import StudentRun
 from raykd.student.trainer import train
+from raykd.teacher.client import Representer
 from raykd.teacher.service import Scorer
 from raykd.telemetry.progress import Progress
 from raykd.telemetry.replicas import ReplicaSample
@@ -98,12 +100,14 @@ class Story:
         return others(self._kept.location, section)
 
     def _lacks_head(self) -> bool:
+        if self._models.encoder is not None:
+            return False
         hidden = self._needs_targets and training_spec(self.job, self._models).source == "hidden"
         return hidden and not self._run.teacher_head.is_file()
 
     @property
     def _needs_targets(self) -> bool:
-        return self.job.needs_teacher_for_training
+        return self.job.learns_from_logits
 
     def _lacking(self) -> dict[str, kept.Lacking]:
         """Of every set, the rows that the store does not hold."""
@@ -111,6 +115,8 @@ class Story:
         assert self._data is not None
         if self._needs_targets:
             lacking["train"] = self._count("train", training_spec(self.job, self._models))
+        if (states := states_spec(self.job, self._models)) is not None:
+            lacking["train (inner states)"] = self._count("train", states)
         for name in self._data:
             if name != "train" and not self._run.targets(name).is_file():
                 lacking[name] = self._count(name, heldout_spec(self.job, self._models))
@@ -153,7 +159,7 @@ class Story:
             with self._progress.stage("prepare"):
                 self._data = cluster.run_remote(
                     stages.prepare_rows,
-                    self.job,
+                    generating.as_learned(self.job, self._run),
                     self._run,
                     self._models,
                     cpus=0,
@@ -178,10 +184,25 @@ class Story:
         return data, targets
 
     def _score(self, teacher: Teacher, spec: CodecSpec) -> Score | None:
+        if not self.job.teacher.is_asked:
+            return None
         run = self.job.name
         ask = FromTeacher(run, Scorer(teacher.client, spec)) if teacher.is_running else None
         score = kept.scoring(self._kept, spec, ask)
         return None if score is None else Delivered(run, score)
+
+    def _training_score(self, teacher: Teacher) -> Score | None:
+        """Whom to ask for what training rows bring; None where they bring text alone."""
+        job, models = self.job, self._models
+        spec, states = training_spec(job, models), states_spec(job, models)
+        if states is None:
+            return self._score(teacher, spec) if self._needs_targets else None
+        ask = Teachers(None, None, None)
+        if teacher.is_running:
+            both = Representer(teacher.client, states, spec if self._needs_targets else None)
+            alone, targets = replace(both, codec=None), Scorer(teacher.client, spec)
+            ask = Teachers(*(FromTeacher(job.name, one) for one in (both, alone, targets)))
+        return Delivered(job.name, with_states(job, models, self._kept, ask))
 
     def _see_teacher(self, sample: ReplicaSample) -> None:
         self._progress.teacher(sample)
@@ -246,7 +267,6 @@ class Story:
         self, teacher: Teacher, order: RowOrder, last_step: int, num_ranks: int
     ) -> OrderedStream:
         job = self.job
-        spec = training_spec(job, self._models)
         return OrderedStream(
             rows_directory=str(self._run.data / "train"),
             order=order,
@@ -258,8 +278,8 @@ class Story:
                 steps_per_block=job.stream.steps_per_block,
             ),
             first_step=_from_the_start,
-            score=self._score(teacher, spec) if self._needs_targets else None,
-            targets=target_schema(spec),
+            score=self._training_score(teacher),
+            targets=training_columns(job, self._models),
             config=job.stream,
             requests_in_flight=plan.requests_in_flight(job),
         )
@@ -280,7 +300,7 @@ class Story:
         self._write_head(teacher)
         order, steps = self._order()
         stream = self._stream(teacher, order, steps, job.student.num_workers)
-        spec = training_spec(job, self._models)
+        spec, states = training_spec(job, self._models), states_spec(job, self._models)
         student = StudentRun(
             student=StudentSpec(
                 job=job,
@@ -289,17 +309,21 @@ class Story:
                 targets=spec,
                 heldout=heldout_spec(job, self._models),
                 head_file=run.teacher_head
-                if self._needs_targets and spec.source == "hidden"
+                if self._needs_targets and spec.source == "hidden" and job.method != "classifier"
                 else None,
+                states=states,
+                alignment=self._models.alignment,
+                encoder=self._models.encoder,
+                gold=gold_of(job, run.data / "train"),
             ),
             rows_an_epoch=order.num_rows,
             directory=str(run.root),
             heldout_file=str(targets["heldout"]) if job.evaluation.every_steps else None,
             layout_from=stream.layout_from,
-            student_class=self._parts.student_class,
+            student_class=student_class(job, self._parts),
         )
         stream = replace(stream, first_step=student.first_step)
-        stream_bytes = plan.object_store_bytes(job, spec, nodes.object_stores())
+        stream_bytes = plan.object_store_bytes(job, spec, nodes.object_stores(), states)
         deal = DealInOrder(stream_bytes)
         self._meters.limits(num_requests=plan.requests_in_flight(job), stream_bytes=stream_bytes)
         done = self._steps_done

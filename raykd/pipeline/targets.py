@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raykd.config.job import Job
-from raykd.soft_targets.spec import CodecSpec
+from raykd.pipeline.encoders import outputs_spec
+from raykd.soft_targets.spec import STATES, CodecSpec
 
 if TYPE_CHECKING:
     from raykd.pipeline.stages import Models
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 def training_spec(job: Job, models: Models) -> CodecSpec:
     """What the student learns from; `codec: auto` has been decided by now, unless none is used."""
+    if models.encoder is not None:
+        return outputs_spec(job, models)
     asked = job.soft_targets
     return CodecSpec(
         codec="top_k" if asked.codec == "auto" else asked.codec,
@@ -30,8 +33,29 @@ def training_spec(job: Job, models: Models) -> CodecSpec:
     )
 
 
+def states_spec(job: Job, models: Models) -> CodecSpec | None:
+    """The teacher's inner states that the student learns from; None where it learns from none."""
+    if (alignment := models.alignment) is None:
+        return None
+    teacher = alignment.teacher
+    return CodecSpec(
+        codec=STATES,
+        vocab_size=models.vocab_size,
+        hidden_size=teacher.hidden_size if alignment.hidden else 0,
+        state_layers=alignment.teacher_layers,
+        attention_layer=alignment.last[1] if alignment.relations else None,
+        attention_widths=tuple((name, teacher.width(name)) for name in alignment.relations),
+        fingerprint=_teacher(job, models),
+    )
+
+
 def heldout_spec(job: Job, models: Models) -> CodecSpec:
-    """What students are measured against: the likeliest ids at temperature 1, in full width."""
+    """What students are measured against: the likeliest ids at temperature 1, in full width.
+
+    A classifier is measured against the outputs that it learns from.
+    """
+    if models.encoder is not None:
+        return outputs_spec(job, models)
     return CodecSpec(
         codec="top_k",
         vocab_size=models.vocab_size,

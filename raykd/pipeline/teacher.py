@@ -6,25 +6,31 @@ import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from raykd.config.job import Job
+from raykd.config.teacher import TeacherConfig
 from raykd.evaluation.report_data import ModelFacts
 from raykd.pipeline import cluster, plan, stages, waiting
 from raykd.pipeline.run_dir import RunDirectory
+from raykd.student.encoder_student import EncoderStudent
 from raykd.student.engine import ZeroStudent
 from raykd.student.trainer import StudentClass
 from raykd.teacher import leftover
 from raykd.teacher.client import TeacherClient
+from raykd.teacher.encoder_engine import EncoderEngine
 from raykd.teacher.engine import EngineSpec
-from raykd.teacher.replica import EngineClass, ReplicaSpec
+from raykd.teacher.replica import EngineClass, Hosting, ReplicaSpec
 from raykd.teacher.service import TeacherService, Window
 from raykd.teacher.transformers_tp import TransformersEngine
+from raykd.teacher.vllm_arguments import VllmOptions
+from raykd.teacher.vllm_engine import VllmEngine
 from raykd.teacher.watch import watched
 from raykd.telemetry.replicas import ReplicaSample
 
-ENGINES: dict[str, EngineClass] = {"transformers": TransformersEngine}
-"""What `teacher.engine` may name."""
+ENGINES: dict[str, EngineClass] = {"transformers": TransformersEngine, "vllm": VllmEngine}
+"""What `teacher.engine` may name of engines that raykd runs itself."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,8 @@ class Teacher:
     """The teacher of a run: its service while it lives, and what it said of itself."""
 
     client: TeacherClient
-    facts: ModelFacts
+    facts: ModelFacts | None
+    """None of a model that nobody here has seen."""
 
     def __init__(self, service: TeacherService | None) -> None:
         self._service = service
@@ -74,6 +81,8 @@ class Teacher:
 
 def start_teacher(job: Job, models: stages.Models, parts: Parts) -> Teacher:
     """Begin to start the service; `Teacher.wait` says when it answers."""
+    if job.teacher.endpoint is not None or not job.teacher.is_asked:
+        return _behind_endpoint()
     config = job.teacher
     engine = EngineSpec(
         source=models.teacher,
@@ -82,17 +91,50 @@ def start_teacher(job: Job, models: stages.Models, parts: Parts) -> Teacher:
         threads=config.threads,
         micro_batch_tokens=config.micro_batch_tokens,
         head_chunk_tokens=config.head_chunk_tokens,
+        mixed_in=models.mixed_in,
+        encoder=models.encoder,
     )
     replica = ReplicaSpec.of(
-        parts.engine_class or ENGINES[config.engine],
+        parts.engine_class or _engine_class(job),
         engine,
-        config.tensor_parallel,
+        config.num_shards,
         config.cpus_per_shard,
+        _hosting(config) if parts.engine_class is None else "actors",
     )
     window = Window(plan.requests_in_flight(job), plan.ongoing_target(job))
     service = TeacherService(_app_name(job), config, replica, window, waiting.active())
     service.start()
     return Teacher(service)
+
+
+def student_class(job: Job, parts: Parts) -> StudentClass:
+    """What each rank builds."""
+    of_text = parts.student_class is ZeroStudent
+    return EncoderStudent if of_text and job.method == "classifier" else parts.student_class
+
+
+def _engine_class(job: Job) -> EngineClass:
+    """The engine that a job names, with what only it is told."""
+    config = job.teacher
+    if job.method == "classifier":
+        return EncoderEngine
+    if config.engine == "vllm":
+        return partial(VllmEngine, options=VllmOptions.of(config))
+    return ENGINES[config.engine]
+
+
+def _hosting(config: TeacherConfig) -> Hosting:
+    """Who starts a replica's shards."""
+    if config.engine != "vllm":
+        return "actors"
+    return "node" if config.pipeline_parallel == 1 else "cluster"
+
+
+def _behind_endpoint() -> Teacher:
+    """A teacher that writes when it is asked, and starts nothing here."""
+    teacher = Teacher(None)
+    teacher.facts = None
+    return teacher
 
 
 def remove_left_over(job: Job) -> bool:

@@ -66,9 +66,12 @@ def amount(job: Job, rows: int | None = None) -> Amount:
             f"prepared in {RunDirectory.of(job).data}",
         )
     documents = job.data.corpus.max_documents
+    if documents and job.generation is not None:
+        documents *= job.generation.keep_best or job.generation.num_samples
     if documents and job.data.packing == "pad" and job.data.long_documents != "split":
         most = max(1, round(documents * (1 - job.evaluation.heldout_fraction)))
-        source = "at most: a row for each of data.corpus.max_documents, less those held out"
+        of = "" if job.generation is None else "completion "
+        source = f"at most: a row for each {of}of data.corpus.max_documents, less those held out"
         return Amount(most, num_steps(job, most), length, 1.0, source)
     if job.train.max_steps is not None:
         source = f"{UNKNOWN}; train.max_steps bounds the run"

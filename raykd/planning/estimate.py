@@ -134,7 +134,7 @@ def cost(
     if hours is None:
         return None
     teacher_hours = hours.filling + (hours.training if teacher_works_in_training(job) else 0.0)
-    teacher_gpus = speed.replicas * job.teacher.tensor_parallel
+    teacher_gpus = speed.replicas * job.teacher.num_shards
     node_hours = {} if hardware is None or layout is None else _node_hours(hardware, layout, hours)
     on_demand, as_planned, missing = _money(hardware, node_hours)
     return Cost(

@@ -79,7 +79,9 @@ def fit(job: Job, around: Surroundings) -> Fitting:
     uses = {RANK: student_memory(job, around.models)}
     phases = pieces(job) if layout is None else layout.phases
     if any(piece.part == TEACHER_REPLICAS for phase in phases.values() for piece in phase):
-        uses = {SHARD: teacher_memory(job, around.models.teacher, around.models.vocab_size), **uses}
+        models = around.models
+        shard = teacher_memory(job, models.teacher, models.vocab_size, models.mixed_in)
+        uses = {SHARD: shard, **uses}
     lines = [
         line for part, use in uses.items() for line in _on_gpus(job, part, use, layout, around)
     ]
@@ -142,7 +144,7 @@ def _on_nodes(
     each = {}
     for part, use in uses.items():
         on_gpu = (job.teacher if part == SHARD else job.student).device == "gpu"
-        copies = job.teacher.tensor_parallel if part == SHARD else 1
+        copies = job.teacher.num_shards if part == SHARD else 1
         each[_piece(part)] = copies * (use.host if on_gpu else use.device)
     lines = []
     for node_type in hardware.node_types:

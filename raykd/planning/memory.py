@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,6 +11,7 @@ from raykd.planning.activations import FP32, kept_for_backward, while_scoring
 from raykd.planning.lora import trained_and_frozen
 from raykd.planning.model_files import Models
 from raykd.planning.shape import ModelShape, total
+from raykd.planning.traffic import state_bytes
 from raykd.planning.zero_bytes import WIDTH_BYTES, HeldByRank, held_by_rank
 
 LOSS_CHUNK_BYTES: Final = {"cpu": 128 * 2**20, "gpu": 512 * 2**20}
@@ -40,31 +41,47 @@ class Memory:
     offloaded: Mapping[str, int] = field(default_factory=dict)
 
 
-def teacher_memory(job: Job, model: ModelShape, vocab_size: int) -> Memory:
+def teacher_memory(
+    job: Job, model: ModelShape, vocab_size: int, mixed_in: Sequence[ModelShape] = ()
+) -> Memory:
     """What one shard of the teacher holds.
 
     Args:
         job: The job.
         model: The teacher.
         vocab_size: Logits that are made of each token.
+        mixed_in: Other models that it is averaged with.
     """
     teacher, shards = job.teacher, job.teacher.tensor_parallel
     width = WIDTH_BYTES[teacher.dtype]
     row = job.data.sequence_length_tokens
     rows = max(1, teacher.micro_batch_tokens // row)
     chunk = min(teacher.head_chunk_tokens, rows * row)
+    most = TEACHER_BLOCK_NUMBERS[teacher.device]
+    if teacher.engine == "vllm":
+        # It makes all logits of a step together, and works on all of them at once.
+        chunk = teacher.micro_batch_tokens
+        most = chunk * vocab_size
     logits = width * chunk * model.vocab_size
     of_shard = logits // shards if shards > 1 else 0
-    block = FP32 * min(TEACHER_BLOCK_NUMBERS[teacher.device], chunk * vocab_size)
+    block = FP32 * min(most, chunk * vocab_size)
     passing = {
-        "activations": while_scoring(model, width, rows, row, shards),
+        "activations": max(
+            while_scoring(each, width, rows, row, shards) for each in (model, *mixed_in)
+        ),
         "head chunk": logits + of_shard + BLOCK_COPIES * block,
     }
-    kept = {"weights": width * model.shard_parameters(shards)}
-    hidden = width * rows * row * model.hidden_size
+    if mixed_in:
+        # The logits of each, the average so far, one model's log probabilities.
+        passing["head chunk"] += width * chunk * sum(other.vocab_size for other in mixed_in)
+        passing["head chunk"] += 2 * FP32 * chunk * vocab_size
+    kept = {"weights": width * sum(m.shard_parameters(shards) for m in (model, *mixed_in))}
+    if teacher.vllm is not None and teacher.vllm.kv_cache_gib is not None:
+        kept["cache of keys and values"] = int(teacher.vllm.kv_cache_gib * 2**30)
+    hidden = width * rows * row * sum(m.hidden_size for m in (model, *mixed_in))
     # The head works on the last hidden states when all else of the forward pass is gone.
-    most = max(passing["activations"], hidden + passing["head chunk"])
-    return Memory(sum(kept.values()) + most, 0, kept, passing)
+    peak = max(passing["activations"], hidden + passing["head chunk"])
+    return Memory(sum(kept.values()) + peak, 0, kept, passing)
 
 
 def student_memory(job: Job, models: Models) -> Memory:
@@ -156,14 +173,18 @@ def loss_chunk_tokens(
 
 
 def target_bytes(job: Job, models: Models) -> int:
-    """Bytes of a token's soft targets once decoded, on the student's device."""
+    """Bytes of a token's soft targets and inner states once decoded, on the student's device."""
     asked = job.soft_targets
-    if not job.needs_teacher_for_training:
-        return 0
-    return {
-        "top_k": 8 * asked.top_k + 4 * len(job.temperatures) + 4,
-        "auto": 8 * asked.top_k + 4 * len(job.temperatures) + 4,
-        "sampled": 12 * asked.draws + 8,
-        "hidden": {"bf16": 2}.get(asked.hidden_values, 4) * models.teacher.hidden_size,
-        "full": {"bf16": 2}.get(asked.width, 4) * models.vocab_size + 4,
-    }[asked.codec]
+    inner = state_bytes(job, models)
+    if not job.learns_from_logits:
+        return inner
+    return (
+        inner
+        + {
+            "top_k": 8 * asked.top_k + 4 * len(job.temperatures) + 4,
+            "auto": 8 * asked.top_k + 4 * len(job.temperatures) + 4,
+            "sampled": 12 * asked.draws + 8,
+            "hidden": {"bf16": 2}.get(asked.hidden_values, 4) * models.teacher.hidden_size,
+            "full": {"bf16": 2}.get(asked.width, 4) * models.vocab_size + 4,
+        }[asked.codec]
+    )

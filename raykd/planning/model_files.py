@@ -13,6 +13,7 @@ from raykd.config.model import ModelConfig
 from raykd.config.student import FromConfig, FromTeacher
 from raykd.errors import JobError, ModelError
 from raykd.package_paths import is_package_reference, resolve_package_path
+from raykd.pipeline.at_hand import weights_at_hand
 from raykd.planning.families import KNOWN, shape_of
 from raykd.planning.gguf_header import read_header
 from raykd.planning.shape import ModelShape
@@ -37,6 +38,8 @@ class Models:
     student: ModelShape
     teacher_source: str
     student_source: str
+    mixed_in: tuple[ModelShape, ...] = ()
+    """What is averaged with the teacher."""
 
     @property
     def vocab_size(self) -> int:
@@ -57,7 +60,9 @@ def read_models(
     Raises:
         ModelError: A configuration is not on this machine, or of a family that is not known.
     """
-    teacher, teacher_source = _config(job.teacher, "teacher", teacher_config)
+    # A teacher behind an endpoint has no shape here; nothing of it is planned.
+    at_hand, field = weights_at_hand(job)
+    teacher, teacher_source = _config(at_hand, field.partition(".")[0], teacher_config)
     init = job.student.init
     if student_config is not None or not isinstance(init, FromConfig | FromTeacher):
         model = None if isinstance(init, FromConfig | FromTeacher) else init
@@ -71,6 +76,10 @@ def read_models(
         shape_of(student, "student.init"),
         teacher_source,
         student_source,
+        tuple(
+            shape_of(_config(one, "teacher", None)[0], "teacher.mixed_in")
+            for one in job.teacher.mixed_in
+        ),
     )
 
 

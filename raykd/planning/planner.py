@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from raykd.clusters.hardware import ROLE_LABEL, Hardware, NodeType
 from raykd.clusters.machines import machine
 from raykd.config.job import Job
+from raykd.errors import JobError
+from raykd.pipeline.at_hand import in_words
 from raykd.pipeline.plan import TEACHER_REPLICAS, requests_in_flight
 from raykd.planning import estimate
 from raykd.planning.accelerators import Accelerator
@@ -57,7 +59,16 @@ def make_plan(job: Job, asked: Asked) -> Plan:
     Args:
         job: The job.
         asked: Models, hardware, and what is known of speed and rows.
+
+    Raises:
+        JobError: A replica is to stand on several nodes, which is not laid out here.
     """
+    if job.teacher.pipeline_parallel > 1:
+        raise JobError(
+            f"teacher.pipeline_parallel: {job.teacher.pipeline_parallel} puts a replica on several "
+            "nodes, and `raykd plan` lays each out on one; `raykd check` says whether its stages "
+            "find room"
+        )
     around = Surroundings(asked.models, asked.hardware, asked.accelerators, asked.accelerator)
     fitting = fit(job, around)
     how_much = amount(job, asked.rows)
@@ -89,8 +100,11 @@ def _models(job: Job, models: Models) -> tuple[ModelLine, ...]:
     teacher, student = models.teacher, models.student
     trained, _ = trained_and_frozen(student, job.student.lora)
     added = 0 if job.student.lora is None else total(trained)
+    planned = ModelLine(
+        "teacher", models.teacher_source, teacher.model_type, teacher.num_parameters, 0
+    )
     return (
-        ModelLine("teacher", models.teacher_source, teacher.model_type, teacher.num_parameters, 0),
+        *(() if job.teacher.endpoint is not None else (planned,)),
         ModelLine(
             "student",
             models.student_source,
@@ -126,11 +140,11 @@ def _demands(job: Job, layout: Layout | None) -> tuple[Demanded, ...]:
 def _bundles(job: Job, piece: Piece) -> str:
     if piece.part == TEACHER_REPLICAS:
         teacher = job.teacher
-        gpu = " + 1 GPU" if teacher.device == "gpu" else ""
-        return (
-            f"STRICT_PACK: 1 x 0.01 CPU, {teacher.tensor_parallel} x {teacher.cpus_per_shard:g} "
-            f"CPU{gpu}"
-        )
+        # vLLM starts its own shards, in one bundle.
+        bundles = 1 if teacher.engine == "vllm" else teacher.num_shards
+        each = teacher.num_shards // bundles
+        gpu = f" + {each} GPU" if teacher.device == "gpu" else ""
+        return f"STRICT_PACK: 1 x 0.01 CPU, {bundles} x {each * teacher.cpus_per_shard:g} CPU{gpu}"
     gpu = f" + {piece.gpus} GPU" if piece.gpus else ""
     strategy = "PACK" if piece.part == STUDENT_RANKS else "each by itself"
     return f"{strategy}: {piece.count} x {piece.cpus / MILLI:g} CPU{gpu}"
@@ -175,12 +189,12 @@ def _codecs(
     rate = speed.tokens_per_s or speed.teacher_tokens_per_s
     found = []
     for codec in all_codecs(job, asked.models, asked.rates.wire_bytes):
-        each = codec.token_bytes * how_much.learned_share + ROW_BYTES
+        each = codec.token_bytes * how_much.learned_share + codec.state_bytes + ROW_BYTES
         bytes_per_s = None if rate is None else rate * each
         found.append(
             CodecLine(
                 codec.label,
-                codec.token_bytes,
+                codec.token_bytes + codec.state_bytes,
                 _kind(codec),
                 bytes_per_s,
                 None if not network or bytes_per_s is None else bytes_per_s / network,
@@ -235,7 +249,7 @@ def _stream_bytes(job: Job, hardware: Hardware | None, layout: Layout | None) ->
 
 
 def _notes(job: Job, asked: Asked, fitting: Fitting) -> list[str]:
-    found = [f"requests to the teacher in flight: {requests_in_flight(job)}"]
+    found = [_teacher_note(job)]
     if asked.hardware is None:
         found.append(
             "no cluster file: demands and memory only; nothing is placed, and money is left out"
@@ -246,9 +260,15 @@ def _notes(job: Job, asked: Asked, fitting: Fitting) -> list[str]:
             "or add it with --accelerators FILE"
         )
     found += _unpinned(job, asked.hardware)
+    if job.generation is not None and job.teacher.endpoint is None:
+        found.append(
+            "generation: the time of writing is not reckoned, nor the key-value cache of up to "
+            "teacher.micro_batch_tokens tokens that it takes on each shard"
+        )
     if job.soft_targets.codec == "auto":
         found.append("soft_targets.codec: auto is reckoned as top_k 64 int8 until a probe decides")
-    if job.soft_targets.store_mode == "use" and job.train.epochs > 1:
+    asks = job.needs_teacher_for_training
+    if asks and job.soft_targets.store_mode == "use" and job.train.epochs > 1:
         found.append("epochs after the first read kept soft targets: no teacher is waited for")
     found += [
         f"{each.name} is spot: what it takes to start again after a preemption is not counted"
@@ -256,6 +276,15 @@ def _notes(job: Job, asked: Asked, fitting: Fitting) -> list[str]:
         if each.spot and fitting.layout is not None and fitting.layout.used(each.name)
     ]
     return found
+
+
+def _teacher_note(job: Job) -> str:
+    if job.teacher.endpoint is None:
+        return f"requests to the teacher in flight: {requests_in_flight(job)}"
+    return (
+        f"the teacher, {in_words(job)}, is not planned: it holds nothing here, and how long it "
+        "writes and what that costs is its provider's"
+    )
 
 
 def _unpinned(job: Job, hardware: Hardware | None) -> list[str]:

@@ -84,7 +84,9 @@ def _positive(value: Any) -> float:
 
 def teacher_flops(job: Job, models: Models) -> float:
     """Operations of the teacher for one token that is learned from."""
-    return _forward(models.teacher, job.data.sequence_length_tokens) + _head(models.teacher, 1)
+    row_tokens = job.data.sequence_length_tokens
+    asked = (models.teacher, *models.mixed_in)
+    return sum(_forward(model, row_tokens) + _head(model, 1) for model in asked)
 
 
 def student_flops(job: Job, models: Models) -> float:
@@ -95,7 +97,7 @@ def student_flops(job: Job, models: Models) -> float:
     passes = 1 + backward + int(student.activation_checkpointing)
     flops = passes * _forward(model, job.data.sequence_length_tokens)
     flops += _head(model, 1 + backward)
-    if job.soft_targets.codec == "hidden" and job.needs_teacher_for_training:
+    if job.soft_targets.codec == "hidden" and job.learns_from_logits:
         flops += _head(models.teacher, 1)
     return flops
 
@@ -117,7 +119,7 @@ def replica_rate(
         return rates.teacher_tokens_per_s
     if job.teacher.device == "cpu" or accelerator is None:
         return None
-    gpus = job.teacher.tensor_parallel
+    gpus = job.teacher.num_shards
     return gpus * accelerator.bf16_flops * rates.teacher_mfu / teacher_flops(job, models)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from raykd.config.job import Job
+from raykd.models.alignment import InnerShape, align
 from raykd.planning.model_files import Models
+from raykd.planning.shape import ModelShape
 
 ROW_BYTES: Final = 9
 """Of every token: its id, its position, whether it is learned from."""
@@ -23,12 +25,14 @@ class WireCodec:
         token_bytes: Of a token that is learned from: its soft targets as Arrow columns.
         bound: True where that is the most it can be.
         measured: True where a probe counted it.
+        state_bytes: Of every token of a document: its inner states.
     """
 
     label: str
     token_bytes: float
     bound: bool = False
     measured: bool = False
+    state_bytes: int = 0
 
 
 def top_k_bytes(vocab_size: int, k: int, values: str, tail: int) -> float:
@@ -92,6 +96,9 @@ def job_codec(job: Job, models: Models, measured: Mapping[str, float] | None) ->
 def all_codecs(job: Job, models: Models, measured: Mapping[str, float] | None) -> list[WireCodec]:
     """The job's own first, then what it could ask for instead."""
     vocab, tail = models.vocab_size, len(job.temperatures)
+    inner = state_bytes(job, models)
+    if not job.learns_from_logits:
+        return [WireCodec("inner states", 0, state_bytes=inner)]
     ours = job_codec(job, models, measured)
     others = [
         *(
@@ -103,7 +110,29 @@ def all_codecs(job: Job, models: Models, measured: Mapping[str, float] | None) -
         _known("hidden bf16", hidden_bytes(models.teacher.hidden_size, "bf16"), measured),
         _known("full bf16", full_bytes(vocab, "bf16"), measured),
     ]
-    return [ours, *(one for one in others if one.label != ours.label)]
+    found = [ours, *(one for one in others if one.label != ours.label)]
+    if not inner:
+        return found
+    return [replace(one, label=f"{one.label} + inner states", state_bytes=inner) for one in found]
+
+
+def state_bytes(job: Job, models: Models) -> int:
+    """Of the inner states of a token, in bf16; the columns of `soft_targets/states.py`.
+
+    Raises:
+        ModelError: The layer map or the relation heads do not fit.
+    """
+    if job.representations is None:
+        return 0
+    found = align(job.representations, _inside(models.student), _inside(models.teacher))
+    hidden = len(found.teacher_layers) * found.teacher.hidden_size
+    return 2 * (hidden + sum(found.teacher.width(name) for name in found.relations))
+
+
+def _inside(model: ModelShape) -> InnerShape:
+    return InnerShape(
+        model.num_layers, model.hidden_size, model.num_heads, model.num_kv_heads, model.head_size
+    )
 
 
 def _known(

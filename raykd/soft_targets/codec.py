@@ -18,12 +18,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from raykd.soft_targets import full, hidden, sampled, top_k
+from raykd.soft_targets import full, hidden, sampled, states, top_k
 from raykd.soft_targets.columns import STAMP, Column, check_stamp, to_list_column
 from raykd.soft_targets.decoded import (
     Decoded,
     FullTargets,
     HiddenStates,
+    InnerStates,
     SampledTokens,
     TopKTargets,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "Encoded",
     "FullTargets",
     "HiddenStates",
+    "InnerStates",
     "SampledTokens",
     "TokenError",
     "TopKTargets",
@@ -54,6 +56,7 @@ _COLUMNS: Final[MappingProxyType[str, Callable[[CodecSpec], list[Column]]]] = Ma
         "sampled": sampled.columns,
         "hidden": hidden.columns,
         "full": full.columns,
+        "states": states.columns,
     }
 )
 _DECODE: Final[
@@ -64,6 +67,7 @@ _DECODE: Final[
         "sampled": sampled.decode,
         "hidden": hidden.decode,
         "full": full.decode,
+        "states": states.decode,
     }
 )
 
@@ -74,7 +78,7 @@ def encode(
     keys_T: torch.Tensor | None,
     spec: CodecSpec,
 ) -> Encoded:
-    """Make soft targets of what the teacher put out for T tokens.
+    """Make soft targets of what the teacher put out for T tokens; `states.encode` is codec states'.
 
     Args:
         source: logits [T, V], or hidden states [T, D] where `spec.source` is `hidden`; any float
@@ -147,7 +151,8 @@ def decode(table: pa.Table, spec: CodecSpec, device: torch.device | str = "cpu")
         device: Where the tensors go after the checks.
 
     Returns:
-        `TopKTargets`, `SampledTokens`, `HiddenStates` or `FullTargets`, by the codec.
+        `TopKTargets`, `SampledTokens`, `HiddenStates`, `FullTargets` or `InnerStates`, by the
+        codec.
 
     Raises:
         SoftTargetError: The stamp is another; columns are missing, truncated or corrupt. Names the

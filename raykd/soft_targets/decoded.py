@@ -6,7 +6,7 @@ D hidden size. Read only everywhere: tensors may be views of an Arrow table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -117,4 +117,17 @@ class HiddenStates(TokenTensors):
     hidden_TD: torch.Tensor
 
 
-Decoded = TopKTargets | SampledTokens | FullTargets | HiddenStates
+@dataclass(frozen=True, eq=False)
+class InnerStates:
+    """Codec `states`; tokens are all of every document that has a token to learn.
+
+    Attributes:
+        hidden_TD: bfloat16 by layer: what the layer puts out.
+        projections_TW: bfloat16 by name (query, key, value), of one layer.
+    """
+
+    hidden_TD: Mapping[int, torch.Tensor]
+    projections_TW: Mapping[str, torch.Tensor]
+
+
+Decoded = TopKTargets | SampledTokens | FullTargets | HiddenStates | InnerStates

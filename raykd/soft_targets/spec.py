@@ -11,6 +11,9 @@ from typing import Any, Final, Literal
 from raykd.errors import SoftTargetError
 
 CODECS: Final = ("top_k", "sampled", "hidden", "full")
+"""Of distributions."""
+STATES: Final = "states"
+"""The codec of inner states; it travels beside one of the others, or alone."""
 TOP_K_VALUES: Final = ("fp32", "bf16", "int8", "int6")
 FULL_VALUES: Final = ("fp32", "bf16")
 HIDDEN_VALUES: Final = ("fp32", "bf16", "int8")
@@ -25,6 +28,7 @@ _STAMPED: Final = {
     "sampled": ("vocab_size", "draws", "proposal", "target_temperature"),
     "hidden": ("hidden_size", "hidden_values"),
     "full": ("vocab_size", "values"),
+    "states": ("hidden_size", "state_layers", "attention_layer", "attention_widths"),
 }
 
 
@@ -33,7 +37,7 @@ class CodecSpec:
     """One codec with its options; picklable and hashable.
 
     Attributes:
-        codec: `top_k`, `sampled`, `hidden` or `full`.
+        codec: `top_k`, `sampled`, `hidden`, `full` or `states`.
         vocab_size: Width of the logits that both sides share.
         temperatures: 1 first, all above 0. `top_k` keeps the log tail at each; `sampled` serves
             the last.
@@ -47,7 +51,10 @@ class CodecSpec:
         draws: `sampled` only: R, from 1 to 255.
         proposal_temperature: `sampled` only: ids are drawn at it; None is `temperatures[-1]`.
         hidden_values: `hidden` only: fp32, bf16 or int8 with a scale a token.
-        hidden_size: `hidden` only: D.
+        hidden_size: `hidden` and `states` only: D.
+        state_layers: `states` only: layers whose hidden states are kept, ascending.
+        attention_layer: `states` only: the layer whose projections are kept; None for none.
+        attention_widths: `states` only: name (query, key, value) and width of each of them.
         seed: `sampled` only: goes into `token_keys`; not into the stamp.
         fingerprint: Of the teacher and its tokenizer; part of the stamp.
 
@@ -66,11 +73,15 @@ class CodecSpec:
     proposal_temperature: float | None = None
     hidden_values: str = "bf16"
     hidden_size: int = 0
+    state_layers: tuple[int, ...] = ()
+    attention_layer: int | None = None
+    attention_widths: tuple[tuple[str, int], ...] = ()
     seed: int = 0
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        _require(self.codec in CODECS, "codec", self.codec, "one of " + ", ".join(CODECS))
+        known = (*CODECS, STATES)
+        _require(self.codec in known, "codec", self.codec, "one of " + ", ".join(known))
         _require(
             1 <= self.vocab_size < 2**31, "vocab_size", self.vocab_size, "from 1 to 2,147,483,647"
         )
@@ -85,6 +96,8 @@ class CodecSpec:
             _require(
                 self.hidden_values in allowed, "hidden_values", self.hidden_values, _names(allowed)
             )
+        elif self.codec == STATES:
+            self._check_states()
         else:
             _require(
                 self.values in FULL_VALUES,
@@ -107,6 +120,22 @@ class CodecSpec:
                 self.proposal_temperature,
                 "finite and above 0",
             )
+
+    def _check_states(self) -> None:
+        ascending = sorted(set(self.state_layers))
+        good = list(self.state_layers) == ascending and all(at >= 0 for at in ascending)
+        _require(good, "state_layers", self.state_layers, "ascending layers from 0")
+        _require(
+            bool(self.state_layers or self.attention_widths), "state_layers", (), "given, or widths"
+        )
+        _require(
+            (self.attention_layer is None) == (not self.attention_widths),
+            "attention_widths",
+            self.attention_widths,
+            "given with attention_layer, and only with it",
+        )
+        if self.state_layers:
+            _require(self.hidden_size >= 1, "hidden_size", self.hidden_size, "at least 1")
 
     @property
     def source(self) -> Literal["logits", "hidden"]:
@@ -131,7 +160,9 @@ class CodecSpec:
 
         Fields of other codecs are not in it, nor are temperatures where nothing depends on them.
         """
-        facts = {"codec": self.codec} | {name: getattr(self, name) for name in _STAMPED[self.codec]}
+        facts = {"codec": self.codec} | {
+            name: _plain(getattr(self, name)) for name in _STAMPED[self.codec]
+        }
         if self.codec == "top_k" and self.tail:
             facts["temperatures"] = list(self.temperatures)
         return facts
@@ -162,6 +193,11 @@ def check_temperatures(temperatures: Sequence[float]) -> None:
         raise ValueError(f"temperatures must begin with 1.0; found {tuple(temperatures)}")
     if not all(math.isfinite(t) and t > 0 for t in temperatures):
         raise ValueError(f"temperatures must be finite and above 0; found {tuple(temperatures)}")
+
+
+def _plain(value: Any) -> Any:
+    """Lists in the place of tuples, as JSON gives them back."""
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
 def _names(allowed: tuple[str, ...]) -> str:

@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 import torch.distributed as dist
 
 from raykd.config.job import Job
 from raykd.errors import DivergenceError, ModelError
-from raykd.losses.fused import LossParts
 from raykd.losses.heldout import HeldoutSums
+from raykd.models.alignment import Alignment
 from raykd.models.batch import Batch, collate
+from raykd.models.encoder import EncoderSpec
 from raykd.models.head import check_head
 from raykd.models.load import ModelSource
 from raykd.soft_targets.codec import TopKTargets, decode
 from raykd.soft_targets.spec import CodecSpec
 from raykd.student import fingerprints, other_ranks, randomness
 from raykd.student.build import adamw, build_causal_lm, forget_steps
-from raykd.student.module import DistillationModule, token_weights
+from raykd.student.module import DistillationModule, StepParts, token_weights
+from raykd.student.representations import ArrivedStates, read_states
 from raykd.student.targets import Arrived, TargetReader, buckets
 from raykd.student.zero import accumulation_steps, deepspeed_config, learning_rate
+from raykd.telemetry.metrics import InnerMetrics
 
 CHECKPOINT_TAG = "zero"
+
+GoldOfRows = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
+"""Numbers of rows (-1 for fillers) to gold values [M, W], learned position after position."""
 
 
 class Wish(IntEnum):
@@ -56,6 +65,14 @@ class StudentSpec:
     """The same for held-out rows: codec `top_k`."""
     head_file: Path | None = None
     """The teacher's head, where the codec needs it."""
+    states: CodecSpec | None = None
+    """The form in which training rows bring inner states, where they do."""
+    alignment: Alignment | None = None
+    """Which of them are compared with which of the student's."""
+    encoder: EncoderSpec | None = None
+    """What a classifier puts out."""
+    gold: GoldOfRows | None = None
+    """What is known of its rows, by their numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +82,17 @@ class MicroBatch:
     batch: Batch
     arrived: Arrived | None
     token_weights_M: torch.Tensor | None
+    states: ArrivedStates | None = None
+
+    @property
+    def targets(self) -> Any:
+        """What its learned positions are compared with; None for the text alone."""
+        return None if self.arrived is None else self.arrived.targets
+
+    @property
+    def num_positions(self) -> int:
+        """Positions whose inner states are compared."""
+        return 0 if self.states is None else self.states.num_positions
 
     @property
     def weight(self) -> float:
@@ -89,6 +117,8 @@ class StepResult:
     teacher_s: float
     wish: Wish
     """The strongest that any rank wants done after the step."""
+    inner: InnerMetrics | None = None
+    """Where inner states are compared."""
 
 
 class Student(Protocol):
@@ -132,19 +162,31 @@ class ZeroStudent:
         deepspeed.init_distributed(auto_mpi_discovery=False)
         # Alive before and while the weights load: under ZeRO 3 they are sharded as they come in.
         self._zero3 = _zero3_loading(config)
-        vocab_size = spec.targets.vocab_size
-        module = DistillationModule(build_causal_lm(job, spec.source), job, vocab_size)
+        self._states = spec.states
+        module = self._module(spec)
         optimizer = adamw(module, job)
         self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
         forget_steps(optimizer)
         self._engine.eval()
-        check_head(self._engine.module.causal_lm, "student.init")
+        self._check_module()
         randomness.seed_rank(job.seed, 0, dist.get_rank())
-        self._read: TargetReader | None = None
-        if job.needs_teacher_for_training:
-            self._read = TargetReader(
-                spec.targets, job.loss.temperature, spec.head_file, self._device
-            )
+        self._read = self._reader(spec)
+
+    def _module(self, spec: StudentSpec) -> torch.nn.Module:
+        """What DeepSpeed wraps."""
+        causal_lm = build_causal_lm(spec.job, spec.source)
+        return DistillationModule(causal_lm, spec.job, spec.targets.vocab_size, spec.alignment)
+
+    def _check_module(self) -> None:
+        """Refuse a model that does something unknown with its outputs."""
+        check_head(self._engine.module.causal_lm, "student.init")
+
+    def _reader(self, spec: StudentSpec) -> TargetReader | None:
+        """What decodes the rows' soft targets; None where the student learns from none."""
+        if not spec.job.learns_from_logits:
+            return None
+        tau = spec.job.loss.temperature
+        return TargetReader(spec.targets, tau, spec.head_file, self._device)
 
     def train_step(self, rows: pa.Table, step: int, wait_s: float, wish: Wish) -> StepResult:
         """Forward, backward and one optimizer step over this rank's rows.
@@ -153,7 +195,8 @@ class ZeroStudent:
         as much as `loss.token_weights` says.
         """
         micro = [self._micro_batch(part) for part in _slices(rows, self._job.train.micro_batch)]
-        weight, tokens, seen, teacher_s = self._total(
+        positions, weight, tokens, seen, teacher_s = self._total(
+            sum(one.num_positions for one in micro),
             sum(one.weight for one in micro),
             sum(len(one.batch.keep_M) for one in micro),
             sum(one.batch.input_ids_BT.numel() for one in micro),
@@ -162,19 +205,25 @@ class ZeroStudent:
         lr = self._set_learning_rate(step)
         mean = 1.0 / weight if weight > 0 else 1.0
         # DeepSpeed divides by the accumulation steps and averages over ranks: undo both.
-        scale = dist.get_world_size() * accumulation_steps(self._job) * mean
-        sums = torch.zeros(3, dtype=torch.float64)
+        scale = dist.get_world_size() * accumulation_steps(self._job)
+        mean_inner = 1.0 / positions if positions > 0 else 1.0
+        sums = torch.zeros(6, dtype=torch.float64)
         self._engine.train()
         for i, one in enumerate(micro):
-            targets = None if one.arrived is None else one.arrived.targets
             parts = self._engine(
-                batch=one.batch, targets=targets, token_weights_M=one.token_weights_M
+                batch=one.batch,
+                targets=one.targets,
+                token_weights_M=one.token_weights_M,
+                states=None if one.states is None else one.states.to(self._device),
             )
-            self._engine.backward(parts.total * scale)
+            loss = parts.total * mean
+            if parts.representations is not None:
+                loss = loss + parts.representations * mean_inner
+            self._engine.backward(loss * scale)
             sums += _numbers(parts)
             if i + 1 == len(micro):
-                total, divergence, cross_entropy = self._total(*sums.tolist())
-                _require_finite("loss", total, step)
+                total, divergence, cross_entropy, *inner = self._total(*sums.tolist())
+                _require_finite("loss", total * mean + inner[0] * mean_inner, step)
                 norm = self._unsharded_norm()
             self._engine.step()
         grad_norm = self._grad_norm(step, norm)
@@ -182,14 +231,24 @@ class ZeroStudent:
         return StepResult(
             tokens=int(tokens),
             tokens_seen=int(seen),
-            loss=total * mean,
-            divergence=divergence * mean if self._job.needs_teacher_for_training else None,
+            loss=total * mean + inner[0] * mean_inner,
+            divergence=divergence * mean if self._job.learns_from_logits else None,
             cross_entropy=cross_entropy * mean,
             lr=lr,
             grad_norm=grad_norm,
             wait_s=longest_wait_s,
             teacher_s=teacher_s,
             wish=Wish(int(wished)),
+            inner=self._inner(*(value * mean_inner for value in inner[1:])),
+        )
+
+    def _inner(self, hidden: float, attention: float) -> InnerMetrics | None:
+        asked = self._job.representations
+        if asked is None:
+            return None
+        return InnerMetrics(
+            hidden=hidden if asked.hidden else None,
+            attention=attention if asked.attention else None,
         )
 
     @torch.no_grad()
@@ -270,7 +329,10 @@ class ZeroStudent:
         arrived = None if self._read is None else self._read(rows)
         label_logprobs_M = None if arrived is None else arrived.label_logprobs_M
         weights_M = token_weights(batch, label_logprobs_M, self._job.loss.token_weights)
-        return MicroBatch(batch, arrived, weights_M)
+        states = None
+        if self._states is not None:
+            states = read_states(rows, self._states)
+        return MicroBatch(batch, arrived, weights_M, states)
 
     def _set_learning_rate(self, step: int) -> float:
         lr = learning_rate(step, self._num_steps, self._job.train.optimizer)
@@ -323,11 +385,11 @@ def _zero3_loading(config: dict[str, Any]) -> Any:
     return HfDeepSpeedConfig(config)
 
 
-def _numbers(parts: LossParts) -> torch.Tensor:
-    """Total, divergence (0 where there is none) and cross-entropy, float64 on the CPU."""
-    divergence = parts.divergence if parts.divergence is not None else parts.total.new_zeros(())
-    numbers = torch.stack([parts.total.detach(), divergence, parts.cross_entropy])
-    return numbers.double().cpu()
+def _numbers(parts: StepParts) -> torch.Tensor:
+    """The parts, float64 on the CPU, 0 for those that are not there."""
+    nothing = parts.total.new_zeros((), dtype=torch.float64)
+    numbers = [nothing if part is None else part.detach().double() for part in parts]
+    return torch.stack(numbers).cpu()
 
 
 def _slices(rows: pa.Table, size: int) -> list[pa.Table]:

@@ -45,7 +45,7 @@ def export(
     model: Any = load_model(initial, "fp32", "student.init")
     if job.student.lora is not None:
         model = add_lora(model, job)
-    _load_weights(model, checkpoint)
+    load_weights(model, checkpoint, PREFIX)
     if job.student.lora is not None:
         model = _merge_lora(model)
     model = model.to(torch_dtype(job.student.dtype))
@@ -76,8 +76,30 @@ def model_card(job: Job, tokenizer: ModelSource, checkpoint: Checkpoint) -> str:
 
 def loss_in_words(job: Job) -> str:
     """What was minimised, as a card says it."""
+    inner = inner_in_words(job)
+    if job.method == "representations":
+        text = f"cross-entropy on the text at weight {job.loss.alpha}" if job.loss.alpha > 0 else ""
+        return " + ".join(part for part in (inner, text) if part)
+    return " + ".join(part for part in (_logits_in_words(job), inner) if part)
+
+
+def inner_in_words(job: Job) -> str:
+    """What was compared of inner states; empty where nothing was."""
+    if (asked := job.representations) is None:
+        return ""
+    parts = []
+    if asked.hidden is not None:
+        parts.append(f"{asked.hidden.weight:g} {asked.hidden.loss} of hidden states")
+    if asked.attention is not None:
+        named = ", ".join(asked.attention.relations)
+        parts.append(f"{asked.attention.weight:g} KL of attention relations ({named})")
+    where = asked.layers if isinstance(asked.layers, str) else dict(asked.layers)
+    return f"{' + '.join(parts)} (layers: {where})"
+
+
+def _logits_in_words(job: Job) -> str:
     loss = job.loss
-    if not job.needs_teacher_for_training:
+    if not job.learns_from_logits:
         return "cross-entropy on the text"
     divergences = " + ".join(
         name if weight == 1 else f"{weight:g} {name}" for name, weight in loss.divergences.items()
@@ -96,9 +118,22 @@ def _seen(asked: SoftTargetsConfig) -> str:
     return "the whole vocabulary"
 
 
-def _load_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
+def load_weights(model: torch.nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
+    """Put a checkpoint's weights into a model.
+
+    Args:
+        model: The student's architecture.
+        checkpoint: Of its training.
+        prefix: The model's name within what was trained; what has another stays behind, such as
+            projections of inner states.
+
+    Raises:
+        StorageError: They are not the model's.
+    """
     weights = {
-        name.removeprefix(PREFIX): tensor for name, tensor in _full_weights(checkpoint).items()
+        name.removeprefix(prefix): tensor
+        for name, tensor in full_weights(checkpoint).items()
+        if name.startswith(prefix)
     }
     missing, unexpected = model.load_state_dict(weights, strict=False)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -110,7 +145,7 @@ def _load_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
         )
 
 
-def _full_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+def full_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """fp32 weights of the whole model, gathered from the ranks' files by DeepSpeed's own tool."""
     if checkpoint.mark.zero_stage == 0:
         # raykd wrote this file; it holds DeepSpeed's own objects beside the tensors.

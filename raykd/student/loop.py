@@ -228,6 +228,7 @@ def _line(
         teacher_s=result.teacher_s,
         time=time.time(),
         heldout=heldout,
+        inner=result.inner,
     )
 
 

@@ -38,7 +38,8 @@ def require_packed(job: Job, packed: Packed) -> None:
 
 def _references(job: Job) -> Iterator[tuple[str, str]]:
     """Fields that name files, with each file, directory or pattern."""
-    yield "teacher.model", job.teacher.model
+    if job.teacher.endpoint is None:
+        yield "teacher.model", job.teacher.model
     if isinstance(job.student.init, FromPretrained):
         yield "student.init.model", job.student.init.model
     yield from _corpus("data.corpus", job.data.corpus)

@@ -16,6 +16,7 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 
 from raykd import schema
+from raykd.config.sampling import SamplingConfig
 from raykd.errors import TeacherError
 from raykd.soft_targets.spec import CodecSpec
 from raykd.teacher.status import DEPLOYMENT, answers
@@ -120,6 +121,34 @@ class TeacherClient:
         asked = rows.select(schema.PREPARED.names)
         return await self._ask(lambda handle: handle.score.remote(asked, spec), _name_rows(rows))
 
+    async def generate(self, prompts: pa.Table, sampling: SamplingConfig) -> pa.Table:
+        """Completions of prompts (`schema.PROMPTS`), from whichever replica is free.
+
+        Lost and refused requests are tried again as those of `score` are.
+
+        Raises:
+            TeacherError: It failed every time; names the prompts and the last reason.
+        """
+        numbers = prompts.column("prompt").to_pylist()
+        more = ", ..." if len(numbers) > SHOWN else ""
+        named = f"prompts {', '.join(map(str, numbers[:SHOWN]))}{more}"
+        return await self._ask(lambda handle: handle.generate.remote(prompts, sampling), named)
+
+    async def represent(
+        self, rows: pa.Table, states: CodecSpec, codec: CodecSpec | None
+    ) -> pa.Table:
+        """Inner states of rows, and their soft targets where `codec` names a form of them.
+
+        Lost and refused requests are tried again as those of `score` are.
+
+        Raises:
+            TeacherError: It failed every time; names the rows and the last reason.
+        """
+        asked = rows.select(schema.PREPARED.names)
+        return await self._ask(
+            lambda handle: handle.represent.remote(asked, states, codec), _name_rows(rows)
+        )
+
     def describe(self) -> dict[str, Any]:
         """What the engine says of its model."""
         answer = self._ask(lambda handle: handle.describe.remote(), "its own description")
@@ -186,6 +215,19 @@ class Scorer:
     async def __call__(self, rows: pa.Table) -> pa.Table:
         """Soft targets of rows; see `TeacherClient.score`."""
         return await self.client.score(rows, self.spec)
+
+
+@dataclass(frozen=True)
+class Representer:
+    """The teacher asked for inner states, and for soft targets with them where `codec` is one."""
+
+    client: TeacherClient
+    states: CodecSpec
+    codec: CodecSpec | None
+
+    async def __call__(self, rows: pa.Table) -> pa.Table:
+        """Inner states of rows; see `TeacherClient.represent`."""
+        return await self.client.represent(rows, self.states, self.codec)
 
 
 _in_flight = InFlight()

@@ -9,7 +9,10 @@ from typing import Protocol
 import pyarrow as pa
 
 from raykd.config.model import Dtype
+from raykd.config.sampling import SamplingConfig
+from raykd.models.encoder import EncoderSpec
 from raykd.models.load import ModelSource
+from raykd.models.mixture import MixedIn
 from raykd.soft_targets.spec import CodecSpec
 
 
@@ -23,6 +26,10 @@ class EngineSpec:
     threads: int
     micro_batch_tokens: int
     head_chunk_tokens: int
+    mixed_in: tuple[MixedIn, ...] = ()
+    """Other models, averaged with `source`, which has the rest of the weight."""
+    encoder: EncoderSpec | None = None
+    """What a classifier puts out."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,44 @@ class Engine(Protocol):
 
         Raises:
             SoftTargetError: The model gave NaN or infinity; names the row and the token.
+        """
+        ...
+
+    def generate(self, prompts: pa.Table, sampling: SamplingConfig) -> pa.Table | None:
+        """Completions of prompts.
+
+        A row's answer depends on its own messages and seed only, not on its neighbours.
+
+        Args:
+            prompts: Columns of `schema.PROMPTS`, any number of rows.
+            sampling: How to draw.
+
+        Returns:
+            On rank 0 the columns of `schema.COMPLETIONS`, row for row; on other ranks None.
+
+        Raises:
+            GenerationError: A prompt cannot be rendered, or is longer than the model's context;
+                names the prompt.
+        """
+        ...
+
+    def represent(
+        self, rows: pa.Table, states: CodecSpec, codec: CodecSpec | None
+    ) -> pa.Table | None:
+        """Inner states of rows, and on demand their soft targets, by one forward pass.
+
+        Args:
+            rows: Columns of `schema.PREPARED`, any number of rows.
+            states: Codec `states`.
+            codec: The form of soft targets that is wanted too; None for none.
+
+        Returns:
+            On rank 0 the columns of `codec`, if any, then those of `states`, then `teacher_s`, row
+            for row; on other ranks None. States are those of all tokens of each document that has
+            a token to learn (`soft_targets.states.documents_of`).
+
+        Raises:
+            SoftTargetError: The model gave NaN or infinity; names the row.
         """
         ...
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import pyarrow as pa
 import ray
@@ -21,6 +21,7 @@ from ray import serve
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raykd.config.reservations import REPLICA_CPUS
+from raykd.config.sampling import SamplingConfig
 from raykd.errors import SoftTargetError, TeacherError
 from raykd.soft_targets.spec import CodecSpec
 from raykd.teacher.engine import Engine, EngineSpec, ShardPlace
@@ -29,6 +30,10 @@ LAST_WORDS_S = 1.0
 """How long a replica that ends itself stays, so that its last answer is heard."""
 
 EngineClass = Callable[[EngineSpec, ShardPlace], Engine]
+
+Hosting = Literal["actors", "node", "cluster"]
+"""Who starts the processes of a replica's shards: raykd, an actor in a bundle each (`actors`); the
+engine, in the one actor's bundle (`node`); the engine, by Ray, in a bundle each (`cluster`)."""
 
 _log = logging.getLogger("ray.serve")
 
@@ -57,6 +62,16 @@ class Shard:
         """Soft targets from rank 0, None from the others."""
         return self._engine.score(rows, spec)
 
+    def generate(self, prompts: pa.Table, sampling: SamplingConfig) -> pa.Table | None:
+        """Completions from rank 0, None from the others."""
+        return self._engine.generate(prompts, sampling)
+
+    def represent(
+        self, rows: pa.Table, states: CodecSpec, codec: CodecSpec | None
+    ) -> pa.Table | None:
+        """Inner states from rank 0, None from the others."""
+        return self._engine.represent(rows, states, codec)
+
     def write_head(self, file: Path) -> None:
         """Write the model's head; see `Engine.write_head`."""
         self._engine.write_head(file)
@@ -78,19 +93,42 @@ class ReplicaSpec:
     engine: EngineSpec
     num_shards: int
     cpus_per_shard: float
+    hosting: Hosting = "actors"
 
     @classmethod
     def of(
-        cls, engine_class: EngineClass, engine: EngineSpec, num_shards: int, cpus_per_shard: float
+        cls,
+        engine_class: EngineClass,
+        engine: EngineSpec,
+        num_shards: int,
+        cpus_per_shard: float,
+        hosting: Hosting = "actors",
     ) -> ReplicaSpec:
         """A replica of shards that run `engine_class`."""
-        return cls(ray.cloudpickle.dumps(engine_class), engine, num_shards, cpus_per_shard)
+        return cls(ray.cloudpickle.dumps(engine_class), engine, num_shards, cpus_per_shard, hosting)
+
+    @property
+    def num_actors(self) -> int:
+        """Actors that raykd starts, in the bundles after the replica's own."""
+        return self.num_shards if self.hosting == "actors" else 1
 
     @property
     def bundles(self) -> list[dict[str, float]]:
-        """The replica's own bundle, then one a shard."""
-        gpu = {"GPU": 1.0} if self.engine.use_gpu else {}
-        return [{"CPU": REPLICA_CPUS}] + [{"CPU": self.cpus_per_shard, **gpu}] * self.num_shards
+        """The replica's own bundle, then one a shard, or one for all of a `node`."""
+        shards_each = self.num_shards if self.hosting == "node" else 1
+        gpu = {"GPU": float(shards_each)} if self.engine.use_gpu else {}
+        each = {"CPU": shards_each * self.cpus_per_shard, **gpu}
+        return [{"CPU": REPLICA_CPUS}] + [each] * (self.num_shards // shards_each)
+
+    @property
+    def actor_gpus(self) -> float:
+        """GPUs of an actor that raykd starts; those of a `cluster` are the engine's workers'."""
+        return 0.0 if self.hosting == "cluster" else self.bundles[1].get("GPU", 0.0)
+
+    @property
+    def strategy(self) -> str:
+        """Shards exchange activations at every layer: on one node, but for stages of a pipeline."""
+        return "PACK" if self.hosting == "cluster" else "STRICT_PACK"
 
 
 class TeacherReplica:
@@ -102,7 +140,7 @@ class TeacherReplica:
         self._ending = asyncio.Event()
         self._shards = _start_shards(spec)
         address, port = await self._shards[0].find_port.remote()
-        places = [ShardPlace(r, spec.num_shards, address, port) for r in range(spec.num_shards)]
+        places = [ShardPlace(r, spec.num_actors, address, port) for r in range(spec.num_actors)]
         await asyncio.gather(
             *(
                 shard.load.remote(spec.engine_class, spec.engine, place)
@@ -112,12 +150,26 @@ class TeacherReplica:
 
     async def score(self, rows: pa.Table, spec: CodecSpec) -> pa.Table:
         """Soft targets of rows: the codec's columns and `teacher_s`."""
+        return await self._targets("score", rows, spec)
+
+    async def represent(
+        self, rows: pa.Table, states: CodecSpec, codec: CodecSpec | None
+    ) -> pa.Table:
+        """Inner states of rows: the columns of `codec`, of `states`, and `teacher_s`."""
+        return await self._targets("represent", rows, states, codec)
+
+    async def _targets(self, method: str, *arguments: Any) -> pa.Table:
         try:
-            first, *_ = await self._all("score", rows, spec)
+            first, *_ = await self._all(method, *arguments)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, SoftTargetError):
                 raise SoftTargetError(f"{error.cause} ({_own_name()})") from None
             raise
+        return first
+
+    async def generate(self, prompts: pa.Table, sampling: SamplingConfig) -> pa.Table:
+        """Completions of prompts: the columns of `schema.COMPLETIONS`."""
+        first, *_ = await self._all("generate", prompts, sampling)
         return first
 
     async def describe(self) -> dict[str, object]:
@@ -185,13 +237,13 @@ def _start_shards(spec: ReplicaSpec) -> list[Any]:
     group: Any = ray.util.get_current_placement_group()
     return [
         _SHARD.options(
-            num_cpus=spec.cpus_per_shard,
-            num_gpus=1 if spec.engine.use_gpu else 0,
+            num_cpus=spec.bundles[1]["CPU"],
+            num_gpus=spec.actor_gpus,
             scheduling_strategy=PlacementGroupSchedulingStrategy(
                 placement_group=group, placement_group_bundle_index=rank + 1
             ),
         ).remote()
-        for rank in range(spec.num_shards)
+        for rank in range(spec.num_actors)
     ]
 
 

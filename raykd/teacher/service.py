@@ -111,8 +111,7 @@ class TeacherService:
             health_check_period_s=5,
             health_check_timeout_s=30,
             ray_actor_options={"num_cpus": REPLICA_CPUS},
-            # The shards of a replica exchange activations at every layer: keep them on one node.
-            placement_group_strategy="STRICT_PACK",
+            placement_group_strategy=self._spec.strategy,
             **options,
         )(TeacherReplica)
         app = deployment.bind(self._spec, self._config.request_timeout_s)

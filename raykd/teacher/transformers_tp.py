@@ -13,14 +13,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from raykd.config.sampling import SamplingConfig
 from raykd.errors import SoftTargetError
 from raykd.models.batch import Batch, collate, flat
 from raykd.models.head import check_head, head_logits, hidden_states, save_head
 from raykd.models.heap import keep_freed_memory
-from raykd.models.load import load_model, torch_dtype
+from raykd.models.load import ModelSource, load_model, load_tokenizer, torch_dtype
+from raykd.models.mixture import mixture_logprobs
+from raykd.models.states import StateTaker
 from raykd.soft_targets.codec import Encoded, TokenError, encode, to_columns, token_keys
 from raykd.soft_targets.spec import CodecSpec
 from raykd.teacher.engine import EngineSpec, ShardPlace
+from raykd.teacher.generate import Generator
+from raykd.teacher.represent import encode_rows, gathered, state_columns, taker_for
 
 
 class TransformersEngine:
@@ -33,27 +38,39 @@ class TransformersEngine:
         self._spec = spec
         self._rank = place.rank
         self._device = torch.device("cuda", 0) if spec.use_gpu else torch.device("cpu")
+        self._num_shards = place.world_size
+        self._generator: Generator | None = None
+        self._takers: dict[int, StateTaker] = {}
         self._parameters, self._bytes = 0, 0
-        self._model = self._load(place)
-        check_head(self._model, "teacher")
-
-    def _load(self, place: ShardPlace) -> Any:
-        arguments: dict[str, Any] = {}
         if place.world_size > 1:
+            _join_group(place, spec.use_gpu)
+        self._model = self._load(spec.source, "teacher.model")
+        self._others = [
+            self._load(one.source, f"teacher.mixed_in.{i}.model")
+            for i, one in enumerate(spec.mixed_in)
+        ]
+        shares = [one.weight for one in spec.mixed_in]
+        self._weights = [1.0 - sum(shares), *shares]
+
+    def _load(self, source: ModelSource, field: str) -> Any:
+        arguments: dict[str, Any] = {}
+        if self._num_shards > 1:
             from transformers.distributed.configuration_utils import DistributedConfig
 
-            _join_group(place, self._spec.use_gpu)
             arguments["distributed_config"] = DistributedConfig(
-                tp_size=place.world_size, tp_plan="auto"
+                tp_size=self._num_shards, tp_plan="auto"
             )
-        model: Any = load_model(self._spec.source, self._spec.dtype, "teacher.model", **arguments)
+        model: Any = load_model(source, self._spec.dtype, field, **arguments)
         model.requires_grad_(False).eval()
-        self._parameters = sum(p.numel() for p in model.parameters())
-        self._bytes = self._parameters * torch_dtype(self._spec.dtype).itemsize
-        return model.to(self._device) if place.world_size == 1 else model
+        parameters = sum(p.numel() for p in model.parameters())
+        self._parameters += parameters
+        self._bytes += parameters * torch_dtype(self._spec.dtype).itemsize
+        model = model.to(self._device) if self._num_shards == 1 else model
+        check_head(model, field.removesuffix(".model"))
+        return model
 
     def describe(self) -> dict[str, object]:
-        """Size of the whole model (DTensors count in full)."""
+        """Size of the whole model, or of all that are mixed (DTensors count in full)."""
         return {
             "parameters": self._parameters,
             "bytes": self._bytes,
@@ -65,29 +82,91 @@ class TransformersEngine:
         """Write the head's weights and what follows them; see `Engine.write_head`."""
         save_head(self._model, file, write=self._rank == 0)
 
+    def generate(self, prompts: pa.Table, sampling: SamplingConfig) -> pa.Table | None:
+        """Completions of prompts; see `Engine.generate`."""
+        if self._generator is None:
+            tokenizer = load_tokenizer(self._spec.source, "teacher.model")
+            self._generator = Generator(
+                self._model,
+                tokenizer,
+                self._spec.micro_batch_tokens,
+                _of_the_first_shard if self._num_shards > 1 else None,
+            )
+        completions = self._generator(prompts, sampling)
+        return completions if self._rank == 0 else None
+
     @torch.inference_mode()
     def score(self, rows: pa.Table, spec: CodecSpec) -> pa.Table | None:
         """Soft targets of rows; see `Engine.score`."""
         start = time.perf_counter()
-        lengths = pc.list_value_length(rows.column("input_ids")).to_numpy()
         encoded: list[Encoded | None] = [None] * rows.num_rows
-        for group in micro_batches(lengths, self._spec.micro_batch_tokens):
-            for row, one in zip(group, self._score_group(rows, group, spec), strict=True):
+        for group in self._groups(rows):
+            chosen = rows.take(group)
+            batch = collate(chosen).to(self._device)
+            hidden_BTD = hidden_states(self._model, batch.input_ids_BT, batch.position_ids_BT)
+            scored = self._score_group(chosen, group, batch, hidden_BTD, spec)
+            for row, one in zip(group, scored, strict=True):
                 encoded[row] = one
         if self._rank != 0:
             return None
         columns = to_columns([one for one in encoded if one is not None], spec)
-        share = lengths / max(1, lengths.sum())
-        seconds = pa.array(((time.perf_counter() - start) * share).astype(np.float32))
-        return pa.table({**columns, "teacher_s": seconds})
+        return pa.table({**columns, "teacher_s": _seconds(rows, start)})
+
+    @torch.inference_mode()
+    def represent(
+        self, rows: pa.Table, states: CodecSpec, codec: CodecSpec | None
+    ) -> pa.Table | None:
+        """Inner states of rows; see `Engine.represent`."""
+        start = time.perf_counter()
+        targets: list[Encoded | None] = [None] * rows.num_rows
+        inner: list[Encoded | None] = [None] * rows.num_rows
+        for group in self._groups(rows):
+            chosen = rows.take(group)
+            batch = collate(chosen).to(self._device)
+            with self._taker(states).taking() as taken:
+                hidden_BTD = hidden_states(self._model, batch.input_ids_BT, batch.position_ids_BT)
+            # Every shard takes part in gathering; only the first needs what comes out.
+            whole = gathered(taken, states)
+            if codec is not None:
+                scored = self._score_group(chosen, group, batch, hidden_BTD, codec)
+                for row, one in zip(group, scored, strict=True):
+                    targets[row] = one
+            if self._rank == 0:
+                for row, one in zip(group, encode_rows(whole, chosen, group, states), strict=True):
+                    inner[row] = one
+        if self._rank != 0:
+            return None
+        columns: dict[str, Any] = {}
+        if codec is not None:
+            columns |= to_columns([one for one in targets if one is not None], codec)
+        columns |= state_columns([one for one in inner if one is not None], states)
+        return pa.table({**columns, "teacher_s": _seconds(rows, start)})
+
+    def _groups(self, rows: pa.Table) -> list[np.ndarray[Any, Any]]:
+        lengths = pc.list_value_length(rows.column("input_ids")).to_numpy()
+        return micro_batches(lengths, self._spec.micro_batch_tokens)
+
+    def _taker(self, states: CodecSpec) -> StateTaker:
+        """Hooks are set once; a job asks for the same states all the time."""
+        if states.stamp not in self._takers:
+            self._takers[states.stamp] = taker_for(self._model, states)
+        return self._takers[states.stamp]
 
     def _score_group(
-        self, rows: pa.Table, group: np.ndarray[Any, Any], spec: CodecSpec
+        self,
+        chosen: pa.Table,
+        group: np.ndarray[Any, Any],
+        batch: Batch,
+        hidden_BTD: torch.Tensor,
+        spec: CodecSpec,
     ) -> list[Encoded | None]:
-        chosen = rows.take(group)
-        batch = collate(chosen).to(self._device)
-        hidden_BTD = hidden_states(self._model, batch.input_ids_BT, batch.position_ids_BT)
         hidden_MD = hidden_BTD.flatten(0, 1).index_select(0, batch.keep_M)
+        others_MD = [
+            hidden_states(other, batch.input_ids_BT, batch.position_ids_BT)
+            .flatten(0, 1)
+            .index_select(0, batch.keep_M)
+            for other in self._others
+        ]
         kept = _kept_tokens(batch, chosen.num_rows)
         keys_M = self._keys(chosen, kept, spec)
         chunks = []
@@ -97,6 +176,12 @@ class TransformersEngine:
             if spec.source == "logits":
                 # Every shard takes part in the head; only the first needs what comes out.
                 source = head_logits(self._model, source, spec.vocab_size)
+                if self._others:
+                    more = [
+                        head_logits(other, hidden[piece], spec.vocab_size)
+                        for other, hidden in zip(self._others, others_MD, strict=True)
+                    ]
+                    source = mixture_logprobs([source, *more], self._weights)
             if self._rank == 0:
                 try:
                     keys_T = None if keys_M is None else keys_M[piece]
@@ -115,6 +200,19 @@ class TransformersEngine:
         ids, offsets = flat(rows, "input_ids")
         texts = [ids[a:b] for a, b in itertools.pairwise(offsets)]
         return token_keys(texts, kept, spec.seed).to(self._device)
+
+
+def _of_the_first_shard(tensor: torch.Tensor) -> torch.Tensor:
+    """Draws are made from logits that may differ by a rounding: one shard's are everyone's."""
+    torch.distributed.broadcast(tensor, src=0)
+    return tensor
+
+
+def _seconds(rows: pa.Table, start: float) -> pa.Array:
+    """Each row's share of the time since `start`, by its tokens."""
+    lengths = pc.list_value_length(rows.column("input_ids")).to_numpy()
+    share = lengths / max(1, lengths.sum())
+    return pa.array(((time.perf_counter() - start) * share).astype(np.float32))
 
 
 def _kept_tokens(batch: Batch, num_rows: int) -> list[int]:

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Final, Self
 
 from raykd.errors import DivergenceError, RunError, StorageError
 
-_NULLABLE = frozenset({"divergence"})
+_NULLABLE = frozenset({"divergence", "hidden", "attention"})
 _INTEGERS = frozenset({"step", "row_start", "row_end", "tokens", "tokens_seen"})
 
 
@@ -29,6 +29,16 @@ class HeldoutMetrics:
     """Share of tokens, 0 to 1, where student and teacher put the same id first."""
     perplexity: float
     """Of the student on the text itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InnerMetrics:
+    """How far the student's inner states were from the teacher's in a step, weights left out."""
+
+    hidden: float | None
+    """Distance of hidden states; None where they are not compared."""
+    attention: float | None
+    """Nats between attention relations; None where they are not compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +74,8 @@ class StepMetrics:
     time: float
     """Unix seconds at the step's end."""
     heldout: HeldoutMetrics | None = None
+    inner: InnerMetrics | None = None
+    """Where inner states are learned from."""
 
     def to_json(self) -> str:
         """The step as one line, without its line end.
@@ -71,9 +83,11 @@ class StepMetrics:
         Raises:
             DivergenceError: A number is not finite.
         """
-        tree = {name: value for name, value in asdict(self).items() if name != "heldout"}
-        if self.heldout is not None:
-            tree["heldout"] = asdict(self.heldout)
+        tree = {
+            name: value
+            for name, value in asdict(self).items()
+            if value is not None or name not in _GROUPS
+        }
         try:
             return json.dumps(tree, allow_nan=False)
         except ValueError:
@@ -93,10 +107,16 @@ class StepMetrics:
         tree = json.loads(line, parse_constant=_refuse_constant)
         if not isinstance(tree, dict):
             raise ValueError(f"a step is an object; found {type(tree).__name__}")
-        heldout = tree.pop("heldout", None)
-        numbers = _numbers(tree, {f.name for f in fields(cls)} - {"heldout"})
-        measured = None if heldout is None else _heldout(heldout)
-        return cls(**numbers, heldout=measured)
+        groups = {name: _group(name, tree.pop(name, None)) for name in _GROUPS}
+        numbers = _numbers(tree, {f.name for f in fields(cls)} - _GROUPS.keys())
+        return cls(**numbers, **groups)
+
+
+_GROUPS: Final[dict[str, type[HeldoutMetrics] | type[InnerMetrics]]] = {
+    "heldout": HeldoutMetrics,
+    "inner": InnerMetrics,
+}
+"""Of numbers that only some steps have."""
 
 
 class MetricsWriter:
@@ -273,10 +293,14 @@ def _parse_or_none(line: bytes) -> StepMetrics | None:
         return None
 
 
-def _heldout(tree: Any) -> HeldoutMetrics:
+def _group(name: str, tree: Any) -> Any:
+    """Numbers that only some steps have."""
+    if tree is None:
+        return None
     if not isinstance(tree, dict):
-        raise ValueError(f"heldout is an object; found {type(tree).__name__}")
-    return HeldoutMetrics(**_numbers(tree, {f.name for f in fields(HeldoutMetrics)}))
+        raise ValueError(f"{name} is an object; found {type(tree).__name__}")
+    kind = _GROUPS[name]
+    return kind(**_numbers(tree, {f.name for f in fields(kind)}))
 
 
 def _numbers(tree: dict[str, Any], names: set[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from raykd.telemetry.metrics import StepMetrics
 
 _MLFLOW_TAG = "raykd.run_id"
 _MLFLOW_PARAM_CHARACTERS = 500
-_NOT_PLOTTED = frozenset({"step", "time", "heldout"})
+_NOT_PLOTTED = frozenset({"step", "time", "heldout", "inner"})
 
 
 class Tracker(Protocol):
@@ -272,6 +272,10 @@ def _scalars(metrics: StepMetrics) -> Iterator[tuple[str, float]]:
     if metrics.heldout is not None:
         for key, value in asdict(metrics.heldout).items():
             yield f"heldout/{key}", value
+    if metrics.inner is not None:
+        for key, value in asdict(metrics.inner).items():
+            if value is not None:
+                yield f"inner/{key}", value
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -267,13 +267,26 @@ def test_a_stopped_run_goes_on_where_it_stopped(
 def test_eval_on_another_file(
     whole_run: tuple[Path, subprocess.CompletedProcess[str]], cli: Cli, head: str, place: Path
 ) -> None:
-    text = place / "other.txt"
-    text.write_text("The slow river gives light. " * 60)
-    done = cli("eval", whole_run[0], "--data", text, "--address", head)
-    assert done.returncode == 0, done.stderr
-    assert "other" in done.stdout
+    text = place / "other.jsonl"
+    lines = [{"text": "The slow river gives light. " * n, "kind": "ab"[n % 2]} for n in (3, 4, 30)]
+    text.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    limits = ("--max-rows", 9, "--fail-under", "agreement=0", "--fail-over", "perplexity=1")
+    done = cli("eval", whole_run[0], "--data", text, "--slice", "kind", *limits, "--address", head)
+    # A limit that no model keeps: the report is there all the same.
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "the student falls short: perplexity" in done.stderr
+    assert "held     agreement at least 0" in done.stdout
     report = json.loads((whole_run[0] / "evaluations" / "other" / "report.json").read_text())
     assert set(report["evaluation"]["other"]["models"]) == {"teacher", "untrained", "student"}
+    found = report["inspections"]["other"]
+    assert "kind" in {table["by"] for table in found["slices"]}
+    assert set(found["costs"]) == {"teacher", "untrained", "student"}
+    assert found["drift"]["sample_pieces"] == report["data"]["other"]["rows"]
+    assert found["worst"][0]["teacher_goes_on"]
+    assert (
+        "Looked into: other" in (whole_run[0] / "evaluations" / "other" / "report.html").read_text()
+    )
 
 
 def test_export_elsewhere(

@@ -148,3 +148,9 @@ def test_no_command_shows_help() -> None:
 @pytest.mark.parametrize("arguments", [["run"], ["no-such-command"], ["export"], ["eval", "x"]])
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     assert invoke(*arguments).exit_code == 2
+
+
+def test_eval_refuses_a_wrong_limit_before_anything_starts(tmp_path: Path) -> None:
+    done = invoke("eval", str(tmp_path), "--data", "x.txt", "--fail-under", "kl=0.5")
+    assert done.exit_code == 2
+    assert "lower is better there; use --fail-over kl=0.5" in done.output

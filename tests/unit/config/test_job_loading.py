@@ -368,9 +368,14 @@ def test_the_students_start(init: Any, expected: str, write_job: WriteJob, job_t
         ({"teacher.trust_remote_code": True}, "teacher:", "pin its `revision`"),
         ({"storage_path": "s3://bucket/runs"}, "storage_path:", "mount object storage"),
         (
+            {"data.corpus.columns": {"completion": "c"}},
+            "columns:",
+            "`completion` needs its `prompt`",
+        ),
+        (
             {"data.corpus.columns": {"prompt": "p"}},
             "columns:",
-            "`prompt` and `completion` come together",
+            "`prompt` without `completion` has nothing to learn",
         ),
         ({"data.corpus.columns": {}}, "columns:", "choose one layout"),
         (

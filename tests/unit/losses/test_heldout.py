@@ -57,6 +57,14 @@ def test_sums_from_hidden_states(shape: LogitShape, bias: bool) -> None:
     assert_close(found, expected_sums(logits_MV, targets, teacher_MV))
 
 
+def test_without_a_teacher_cross_entropy_is_the_same() -> None:
+    logits_MV, teacher_MV = normal(M, V, seed=1), normal(M, V, seed=2)
+    with_teacher = heldout_sums(logits_MV, LABELS_M, top_k_targets(teacher_MV, 4, 1.0))
+    alone = heldout_sums(logits_MV, LABELS_M, None)
+    assert alone.cross_entropy == pytest.approx(with_teacher.cross_entropy, rel=1e-12)
+    assert (alone.tokens, alone.kl, alone.agreed) == (M, 0.0, 0.0)
+
+
 def test_no_token_is_nothing() -> None:
     targets = top_k_targets(normal(0, V, seed=1), 3, 1.0)
     assert heldout_sums(normal(0, V, seed=2), LABELS_M[:0], targets) == HeldoutSums()

@@ -148,3 +148,14 @@ def test_soft_targets_of_every_codec(codec: str, make_gpu_job: MakeJob, models: 
     assert bounds[codec][0] <= found <= bounds[codec][1]
     assert student_memory(job, models).passing["soft targets"] == found * 4 * 4096
     assert target_bytes(make_gpu_job({"loss.alpha": 1.0}), models) == 0
+
+
+def test_a_mixture_holds_all_of_its_models(make_gpu_job: MakeJob, models: Any) -> None:
+    job = make_gpu_job()
+    alone = teacher_memory(job, models.teacher, models.vocab_size)
+    mixed = teacher_memory(job, models.teacher, models.vocab_size, (models.student,))
+    shards = job.teacher.tensor_parallel
+    assert mixed.kept["weights"] - alone.kept["weights"] == 2 * models.student.shard_parameters(
+        shards
+    )
+    assert mixed.passing["head chunk"] > alone.passing["head chunk"]

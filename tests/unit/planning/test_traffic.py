@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from raykd.errors import ModelError
 from raykd.planning.traffic import (
     all_codecs,
     full_bytes,
@@ -17,6 +18,7 @@ from raykd.planning.traffic import (
     sampled_bytes,
     top_k_bytes,
 )
+from raykd.soft_targets import states
 from raykd.soft_targets.codec import encode, to_columns
 from raykd.soft_targets.columns import STAMP
 from raykd.soft_targets.spec import CodecSpec
@@ -83,3 +85,52 @@ def test_a_probe_knows_better(make_job: Callable[..., Any], models: Any) -> None
     job = make_job({"soft_targets.top_k": 64})
     found = job_codec(job, models, {"top_k 64 int8": 123.0})
     assert (found.token_bytes, found.measured) == (123.0, True)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_inner_states_are_counted_for_every_token(
+    alone: bool, make_job: Callable[..., Any], models: Any
+) -> None:
+    """Against columns that the codec makes; layers 17 and 35 of 36 travel, each once."""
+    asked = {
+        "layers": {0: 17, 1: 17, 27: 35},
+        "hidden": {},
+        "attention": {"relations": ["query", "key"]},
+    }
+    method = {"method": "representations", "soft_targets": {}} if alone else {}
+    found = all_codecs(make_job({"representations": asked, **method}), models, None)
+    widths = (("query", 4096), ("key", 1024))
+    spec = CodecSpec(
+        "states",
+        1,
+        hidden_size=4096,
+        state_layers=(17, 35),
+        attention_layer=35,
+        attention_widths=widths,
+    )
+    columns = to_columns(
+        [
+            states.encode(
+                {at: torch.randn(3, 4096) for at in spec.state_layers},
+                {name: torch.randn(3, width) for name, width in widths},
+                spec,
+            )
+        ],
+        spec,
+    )
+    num_bytes = sum(columns[name].flatten().nbytes for name in columns if name != STAMP) / 3
+    assert {one.state_bytes for one in found} == {num_bytes}
+    if alone:
+        assert [(one.label, one.token_bytes) for one in found] == [("inner states", 0)]
+    else:
+        assert found[0].label == "top_k 8 int8 + inner states"
+        plain = all_codecs(make_job(), models, None)
+        assert [one.token_bytes for one in found] == [one.token_bytes for one in plain]
+
+
+def test_a_layer_map_that_does_not_fit_is_found_by_the_plan(
+    make_job: Callable[..., Any], models: Any
+) -> None:
+    job = make_job({"representations": {"layers": {28: 35}, "hidden": {}}})
+    with pytest.raises(ModelError, match="the student has layers 0 to 27, the teacher 0 to 35"):
+        all_codecs(job, models, None)

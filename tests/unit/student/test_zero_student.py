@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from raykd.student.checkpoint import CheckpointMark, aside, latest, publish
 from raykd.student.engine import StudentSpec, Wish, ZeroStudent
 from raykd.student.export import MEASURED, export
 from raykd.student.zero import learning_rate
+
+pytestmark = pytest.mark.usefixtures("group_of_one")
 
 VOCAB = 320
 TOP_K = 8
@@ -38,19 +40,6 @@ DOCUMENTS = [[[12, 9], [3], [2, 2], [16]], [[5], [20], [4, 4, 4], [7]], [[6], [6
 
 MakeJob = Callable[..., Any]
 Batch = tuple[pa.Table, torch.Tensor]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _group_of_one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A process group of this process alone."""
-    store = tmp_path_factory.mktemp("group") / "store"
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=0, world_size=1
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LOCAL_RANK", "0")  # DeepSpeed wants it from a launcher
-        yield
-    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture

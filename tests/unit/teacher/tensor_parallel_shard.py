@@ -18,6 +18,15 @@ from raykd.soft_targets.spec import CodecSpec
 from raykd.teacher.engine import EngineSpec, ShardPlace
 from raykd.teacher.transformers_tp import TransformersEngine
 
+STATES = CodecSpec(
+    "states",
+    320,
+    hidden_size=32,
+    state_layers=(1, 3),
+    attention_layer=3,
+    attention_widths=(("query", 32), ("key", 16), ("value", 16)),
+)
+
 
 def main(model: str, rank: int, world_size: int, port: int, rows_file: str, out: str) -> None:
     with pa.memory_map(rows_file) as source:
@@ -32,6 +41,8 @@ def main(model: str, rank: int, world_size: int, port: int, rows_file: str, out:
         rows, CodecSpec("top_k", logits.shape[1], (1.0, 2.0), top_k=5, values="fp32")
     )
     assert (scored is None) == (rank != 0)
+    inner = engine.represent(rows, STATES, None)
+    assert (inner is None) == (rank != 0)
     engine.write_head(Path(out).with_name("head.safetensors"))
     local = sum(
         p.to_local().numel() if hasattr(p, "to_local") else p.numel()
@@ -44,6 +55,7 @@ def main(model: str, rank: int, world_size: int, port: int, rows_file: str, out:
                 "columns": {name: scored.column(name).to_pylist() for name in scored.column_names},
                 "described": engine.describe(),
                 "local": local,
+                "inner": {name: inner.column(name).to_pylist() for name in inner.column_names},
             },
             out,
         )

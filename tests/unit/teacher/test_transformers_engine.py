@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from tensor_parallel_shard import STATES
 from transformers import AutoModelForCausalLM
 
 from raykd import schema
@@ -304,6 +305,16 @@ def test_micro_batches_hold_every_row_once_within_bounds() -> None:
         assert len(group) == 1 or len(group) * lengths[group].max() <= 64
 
 
+def assert_nearly(ours: list[list[int]], theirs: list[list[int]], name: str) -> None:
+    """Of bf16 numbers, given as the integers of their bits."""
+    a, b = (
+        torch.from_numpy(np.concatenate(x).astype(np.uint16)).view(torch.bfloat16).float()
+        for x in (ours, theirs)
+    )
+    assert [len(row) for row in ours] == [len(row) for row in theirs]
+    torch.testing.assert_close(a, b, rtol=2**-7, atol=1e-4, msg=lambda m: f"{name}: {m}")
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -357,6 +368,12 @@ def test_two_shards_give_the_logits_of_one(
     assert got["described"] == alone.describe()
     head = read_head(tmp_path / "head.safetensors", VOCAB, torch.device("cpu"))
     assert torch.equal(head.weight_VD, teacher.lm_head.weight)
+    whole = alone.represent(rows, STATES, None)
+    assert whole is not None
+    assert list(got["inner"]) == whole.column_names
+    for name, values in got["inner"].items():
+        if name.startswith("state_") and name != "state_stamp":
+            assert_nearly(values, whole.column(name).to_pylist(), name)
     # a shard holds about half: what is not split is small
     assert got["local"] < 0.65 * got["described"]["parameters"]
     config = json.loads((teacher_dir / "config.json").read_text())

@@ -14,6 +14,7 @@ import pytest
 from raykd.errors import DivergenceError, RunError, StorageError
 from raykd.telemetry.metrics import (
     HeldoutMetrics,
+    InnerMetrics,
     MetricsTail,
     MetricsWriter,
     StepMetrics,
@@ -58,7 +59,13 @@ def path(tmp_path: Path) -> Path:
 class TestStepMetrics:
     def test_round_trip(self) -> None:
         heldout = HeldoutMetrics(kl=0.4, top1_agreement=0.6, perplexity=21.0)
-        for metrics in (STEP, step(2, divergence=None), step(3, heldout=heldout)):
+        inner = InnerMetrics(hidden=0.3, attention=None)
+        for metrics in (
+            STEP,
+            step(2, divergence=None),
+            step(3, heldout=heldout),
+            step(4, inner=inner),
+        ):
             assert StepMetrics.from_json(metrics.to_json()) == metrics
 
     def test_line_has_the_documented_keys(self) -> None:
@@ -87,6 +94,8 @@ class TestStepMetrics:
             ({"lost": 1}, "unknown: ['lost']"),
             ({"heldout": {"kl": 1.0}}, "missing: ['perplexity', 'top1_agreement']"),
             ({"heldout": 3}, "heldout is an object"),
+            ({"inner": {"hidden": 1.0}}, "missing: ['attention']"),
+            ({"inner": []}, "inner is an object"),
         ],
     )
     def test_strict(self, changed: dict[str, object], said: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from raykd.config.train import MlflowConfig, TrackingConfig, WandbConfig
 from raykd.errors import JobError
-from raykd.telemetry.metrics import HeldoutMetrics, StepMetrics
+from raykd.telemetry.metrics import HeldoutMetrics, InnerMetrics, StepMetrics
 from raykd.telemetry.trackers import close_trackers, log_step, open_trackers
 
 JOB = {"name": "quickstart", "storage_path": "runs", "train": {"epochs": 2, "max_steps": None}}
@@ -37,6 +37,7 @@ STEP = StepMetrics(
     teacher_s=1.0,
     time=1_000.5,
     heldout=HeldoutMetrics(kl=0.4, top1_agreement=0.6, perplexity=21.0),
+    inner=InnerMetrics(hidden=0.3, attention=None),
 )
 
 
@@ -67,7 +68,8 @@ class TestTensorBoard:
         assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(1, 2.5), (2, 2.0)]
         assert events.Scalars("heldout/kl")[0].value == pytest.approx(0.4)
         assert events.Scalars("train/loss")[0].wall_time == 1_000.5
-        assert "train/divergence" not in events.Tags()["scalars"]
+        assert events.Scalars("inner/hidden")[0].value == pytest.approx(0.3)
+        assert not {"train/divergence", "inner/attention"} & set(events.Tags()["scalars"])
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
     def test_resume_purges_what_is_learned_anew(self, tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""`teacher.mixed_in`: other models whose distributions are averaged with the teacher's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from raykd.config.model import ModelConfig
+
+if TYPE_CHECKING:
+    from raykd.config.job import Job
+    from raykd.config.teacher import TeacherConfig
+
+
+class MixedInConfig(ModelConfig):
+    """A model with the teacher's tokenizer, and its share of the mixture."""
+
+    weight: float = Field(
+        gt=0, lt=1, description="Its share of every distribution; `teacher.model` has the rest."
+    )
+
+
+def check_teacher(teacher: TeacherConfig) -> None:
+    """Refuse a mixture that is none.
+
+    Raises:
+        ValueError: Another engine, or shares that leave the teacher nothing.
+    """
+    if not teacher.mixed_in:
+        return
+    if teacher.engine != "transformers":
+        raise ValueError(
+            f"mixed_in is for `engine: transformers`, which has all logits; found {teacher.engine}"
+        )
+    taken = sum(each.weight for each in teacher.mixed_in)
+    if taken >= 1:
+        raise ValueError(
+            f"mixed_in: the weights add up to {taken:g} and leave `model` nothing; they must stay "
+            "below 1"
+        )
+
+
+def check_job(job: Job) -> None:
+    """Refuse what an average of distributions cannot give.
+
+    Raises:
+        ValueError: Names the field.
+    """
+    if not job.teacher.mixed_in:
+        return
+    asks = {
+        f"method: {job.method}": job.method != "logits",
+        "generation": job.generation is not None,
+        "representations": job.representations is not None,
+    }
+    for field, asked in asks.items():
+        if asked:
+            raise ValueError(
+                f"teacher.mixed_in averages distributions over the next token; `{field}` asks one "
+                "model for something else: remove one of the two"
+            )
+    if job.soft_targets.codec in ("hidden", "auto"):
+        raise ValueError(
+            f"soft_targets.codec: {job.soft_targets.codec} sends one model's hidden states, and "
+            "`teacher.mixed_in` has several; choose top_k, sampled or full"
+        )

@@ -1,0 +1,112 @@
+"""`raykd eval`: measure a run's student on the text that it is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raykd.command import Address, Debug, RunDir, errors, say
+from raykd.errors import JobError
+
+
+def evaluate(
+    run_dir: RunDir,
+    data: Annotated[Path, typer.Option(help="Text to measure on; read like the job's corpus.")],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the measurement; default: the file's.")
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="Its format, where the ending does not tell.")
+    ] = "auto",
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="KEY=NAME",
+            help="A column that is named otherwise than in the job's corpus: text=body.",
+        ),
+    ] = None,
+    slices: Annotated[
+        list[str] | None,
+        typer.Option("--slice", metavar="COLUMN", help="Also a table by this column's values."),
+    ] = None,
+    max_rows: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows that the models run on; default: evaluation.max_rows."),
+    ] = None,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Models are timed at batch 1 and at this one.")
+    ] = 8,
+    costs: Annotated[
+        bool, typer.Option("--costs/--no-costs", help="Time the models, the teacher too.")
+    ] = True,
+    texts: Annotated[
+        bool, typer.Option("--texts/--no-texts", help="Show excerpts of the text in the report.")
+    ] = True,
+    lm_eval: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK", help="Also run this task of the package lm-eval."),
+    ] = None,
+    lm_eval_tasks: Annotated[
+        Path | None, typer.Option(metavar="DIRECTORY", help="Where tasks of your own lie.")
+    ] = None,
+    lm_eval_limit: Annotated[
+        int | None, typer.Option(min=1, help="Documents of each task; default: all.")
+    ] = None,
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Exit code 1 where it is less: agreement=0.7."),
+    ] = None,
+    fail_over: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Exit code 1 where it is more: kl=0.5."),
+    ] = None,
+    address: Address = None,
+    debug: Debug = False,
+) -> None:
+    """Measure a run's student, its teacher and the untrained student on other text."""
+    with errors(debug):
+        from raykd.evaluation.gates import read_gates, require_held
+        from raykd.evaluation.harness import Harness, require_known, require_package
+
+        gates = read_gates(fail_under or [], fail_over or [])
+        if not lm_eval and (lm_eval_tasks or lm_eval_limit):
+            raise JobError("--lm-eval-tasks and --lm-eval-limit go with --lm-eval TASK")
+        harness = None
+        if lm_eval:
+            require_package()
+            own = str(lm_eval_tasks.expanduser().absolute()) if lm_eval_tasks else None
+            harness = Harness(tuple(lm_eval), own, lm_eval_limit)
+        require_known(gates, harness)
+        from rich.console import Console
+
+        from raykd.evaluation.report import terminal_lines, terminal_table
+        from raykd.pipeline import cluster
+        from raykd.pipeline.later import Evaluation, evaluate_run
+        from raykd.telemetry.progress import Progress
+
+        asked = Evaluation(
+            data=data,
+            form=form,
+            name=name or data.stem,
+            columns=columns or [],
+            slices=slices or [],
+            max_rows=max_rows,
+            batch=batch if costs else 0,
+            texts=texts,
+            gates=gates,
+            harness=harness,
+        )
+        console = Console()
+        with (
+            cluster.connect(address),
+            Progress(console, run_dir.name) as progress,
+        ):
+            directory, report = evaluate_run(run_dir, asked, progress)
+        console.print(terminal_table(report))
+        for line in terminal_lines(report):
+            say(console, line)
+        say(console, f"report   {directory / 'report.html'}")
+        require_held(report.inspections[asked.name].gates)

@@ -1,0 +1,1 @@
+"""Text that a teacher writes: asked for, kept, judged, chosen."""
