@@ -20,7 +20,7 @@ from tests.endpoint_server import Served, chat, prompt_of, serving
 
 from .runs import RAY_WARNINGS, Distil, assert_each_step_once
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, *RAY_WARNINGS]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos, *RAY_WARNINGS]
 
 CANARY = "sk-canary-71c0ffee"
 NUM_PROMPTS = 60

@@ -19,7 +19,7 @@ from raykd.teacher.transformers_tp import TransformersEngine
 
 from .runs import RAY_WARNINGS, Distil, assert_each_step_once
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, *RAY_WARNINGS]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos, *RAY_WARNINGS]
 
 PROMPTS = 24
 COUNT_FILE = "asked.txt"
