@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raykd.command import Address, Debug, RunDir, errors, say
 from raykd.errors import JobError
+
+if TYPE_CHECKING:
+    from raykd.evaluation.harness import Harness
 
 
 def evaluate(
@@ -69,16 +72,10 @@ def evaluate(
     """Measure a run's student, its teacher and the untrained student on other text."""
     with errors(debug):
         from raykd.evaluation.gates import read_gates, require_held
-        from raykd.evaluation.harness import Harness, require_known, require_package
+        from raykd.evaluation.harness import require_known
 
         gates = read_gates(fail_under or [], fail_over or [])
-        if not lm_eval and (lm_eval_tasks or lm_eval_limit):
-            raise JobError("--lm-eval-tasks and --lm-eval-limit go with --lm-eval TASK")
-        harness = None
-        if lm_eval:
-            require_package()
-            own = str(lm_eval_tasks.expanduser().absolute()) if lm_eval_tasks else None
-            harness = Harness(tuple(lm_eval), own, lm_eval_limit)
+        harness = _harness(lm_eval or [], lm_eval_tasks, lm_eval_limit)
         require_known(gates, harness)
         from rich.console import Console
 
@@ -110,3 +107,16 @@ def evaluate(
             say(console, line)
         say(console, f"report   {directory / 'report.html'}")
         require_held(report.inspections[asked.name].gates)
+
+
+def _harness(tasks: list[str], directory: Path | None, limit: int | None) -> Harness | None:
+    """What lm-eval is asked for; None where it is not."""
+    from raykd.evaluation.harness import Harness, require_package
+
+    if tasks:
+        require_package()
+        own = str(directory.expanduser().absolute()) if directory else None
+        return Harness(tuple(tasks), own, limit)
+    if directory or limit:
+        raise JobError("--lm-eval-tasks and --lm-eval-limit go with --lm-eval TASK")
+    return None

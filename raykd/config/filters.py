@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, get_args
 
 from pydantic import (
     Field,
@@ -194,13 +194,4 @@ class FilterConfig(Section):
         return name
 
 
-FILTERS: Final[tuple[FilterName, ...]] = (
-    "length",
-    "regex",
-    "duplicates",
-    "json_schema",
-    "exact_match",
-    "math_verify",
-    "agreement",
-    "language",
-)
+FILTERS: Final[tuple[FilterName, ...]] = get_args(FilterName)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
@@ -186,15 +187,12 @@ def pause_s(headers: Any, now_s: float | None = None) -> float | None:
         said = headers.get(name)
         if said is None:
             continue
-        try:
+        # Seconds or a date; a server that says neither has said nothing.
+        with suppress(ValueError):
             return max(0.0, float(said) * unit_s)
-        except ValueError:
-            pass
-        try:
+        with suppress(ValueError):
             at = parsedate_to_datetime(said).timestamp()
-        except ValueError:
-            continue
-        return max(0.0, at - (time.time() if now_s is None else now_s))
+            return max(0.0, at - (time.time() if now_s is None else now_s))
     return None
 
 
