@@ -63,7 +63,11 @@ def read_report(directory: Path) -> Report:
 def terminal_table(report: Report) -> Table:
     """Every model on every set, in 80 columns."""
     table = Table(
-        box=box.SIMPLE_HEAD, title=Text(report.name), title_justify="left", pad_edge=False
+        box=box.SIMPLE_HEAD,
+        title=Text(report.name),
+        title_justify="left",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("set", overflow="fold")
     table.add_column("model", no_wrap=True)

@@ -82,12 +82,15 @@ def render_page(report: Report) -> str:
 
 
 def footnotes(report: Report) -> list[tuple[str, str]]:
-    """(mark, text) of what the tables' figures are."""
+    """(mark, text) of what the tables' figures are; marks keep their numbers where one is absent."""
+    speeds = ("2", SPEEDS_DIFFER)
+    if not report_tasks.has_divergence(report):
+        return [speeds]
     if report_tasks.is_of_labels(report):
-        return [("1", report_tasks.KL_OF_LABELS), ("2", SPEEDS_DIFFER)]
+        return [("1", report_tasks.of_divergence(report)), speeds]
     top_k = sorted({scores.top_k for scores in report.evaluation.values()})
     which = f" K = {', '.join(str(k) for k in top_k)}." if top_k else ""
-    return [("1", KL_IS_A_BOUND + which), ("2", SPEEDS_DIFFER)]
+    return [("1", KL_IS_A_BOUND + which), speeds]
 
 
 def models_in_order(models: Mapping[str, T]) -> list[tuple[str, T]]:
