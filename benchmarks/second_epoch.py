@@ -34,7 +34,8 @@ from raykd.pipeline.story import Story
 from raykd.pipeline.teacher import Parts, Teacher, start_teacher
 from raykd.soft_targets.codec import encode, target_schema, to_columns
 from raykd.soft_targets.spec import CodecSpec
-from raykd.student.engine import StepResult, StudentSpec, Wish, ZeroStudent
+from raykd.student.engine import ZeroStudent
+from raykd.student.protocol import StepResult, StudentSpec, Wish
 from raykd.student.trainer import StudentClass
 from raykd.teacher.engine import EngineSpec, ShardPlace
 from raykd.telemetry.progress import Progress

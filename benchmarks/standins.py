@@ -40,9 +40,10 @@ from raykd.pipeline.story import Story
 from raykd.pipeline.teacher import Parts, start_teacher
 from raykd.soft_targets.codec import target_schema
 from raykd.soft_targets.spec import CodecSpec
-from raykd.student.engine import StepResult, StudentSpec, Wish
+from raykd.student.protocol import StepResult, StudentSpec, Wish
 from raykd.teacher.engine import EngineSpec, ShardPlace
-from raykd.telemetry.metrics import StepMetrics, read_metrics
+from raykd.telemetry.metrics import StepMetrics
+from raykd.telemetry.metrics_file import read_metrics
 from raykd.telemetry.progress import Progress
 
 VOCAB_SIZE = 1000

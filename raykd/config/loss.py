@@ -34,12 +34,25 @@ class TokenWeights(Section):
         description="Exponent of the teacher's probability of the token that really follows: 0 "
         "counts all tokens alike, 1 by that probability.",
     )
+    drop_documents_below: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Documents whose learned tokens the teacher finds less likely than this, by "
+        "geometric mean, are not learned from: it contradicts them, and one of the two is wrong. 0 "
+        "drops none.",
+    )
     position_ramp_tokens: int = Field(
         0,
         ge=0,
         description="The first tokens of a document, which have little context, count less: the "
         "weight rises from nothing to 1 over this many tokens.",
     )
+
+    @property
+    def needs_confidence(self) -> bool:
+        """Whether the teacher's probability of each token that follows has to be known."""
+        return self.teacher_confidence > 0 or self.drop_documents_below > 0
 
 
 class LossConfig(Section):

@@ -49,6 +49,11 @@ NO_NODES_FOR_DATA = {
     "RAY_DATA_DEFAULT_CLUSTER_SCALING_UP_MEMORY_UTIL_THRESHOLD": "1e9",
     "RAY_DATA_DEFAULT_CLUSTER_SCALING_UP_OBJECT_STORE_MEMORY_UTIL_THRESHOLD": "1e9",
 }
+NOBODY_TO_ASK = {
+    # Ray Train asks the dashboard whether its controller lives, and takes the ranks down where it
+    # knows of none. One's own Ray has no dashboard, and would ask whoever listens on 8265.
+    "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:1",
+}
 LOOK_EVERY_S = 1.0
 """How often a wait for a task looks whether it should go on."""
 
@@ -71,14 +76,17 @@ def connect(address: str | None) -> Iterator[None]:
             f"{target}: Ray Client is too slow for this; submit the job to the cluster instead: "
             "ray job submit --address http://HEAD:8265 -- python -m raykd run JOB"
         )
+    workers = WORKER_ENVIRONMENT | NO_NODES_FOR_DATA
     try:
-        ray.init(
-            address=target,
-            include_dashboard=False if target == "local" else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": WORKER_ENVIRONMENT | NO_NODES_FOR_DATA},
-        )
+        with _in_environment(workers | NOBODY_TO_ASK if target == "local" else {}):
+            ray.init(
+                address=target,
+                include_dashboard=False if target == "local" else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                # Workers of one's own Ray inherit it; a runtime_env starts each of them twice.
+                runtime_env=None if target == "local" else {"env_vars": workers},
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ResourceError(
             f"no Ray cluster at {target}: {str(error).strip().splitlines()[0]}; start one with "
@@ -92,6 +100,21 @@ def connect(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _in_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of this process while the block runs."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _other_version(target: str, said: str) -> str:

@@ -28,7 +28,7 @@ from raykd.pipeline.at_hand import in_words
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.pipeline.stages import Measured
 from raykd.student.export import MEASURED
-from raykd.telemetry.metrics import read_metrics
+from raykd.telemetry.metrics_file import read_metrics
 from raykd.telemetry.progress import StageTime
 from raykd.telemetry.replicas import fewer, mean_running, read_samples
 
@@ -149,7 +149,7 @@ def figures(report: Report) -> str:
             lines.append(f"| {name} | {role} | {' | '.join(told)} | {kl} | {top1} |")
     lines.append("")
     if names != [report_tasks.PERPLEXITY]:
-        lines.append(report_tasks.KL_OF_LABELS)
+        lines.append(report_tasks.of_divergence(report))
         return "\n".join(lines)
     lines.append(
         "KL in nats a token, over the teacher's top "

@@ -202,8 +202,11 @@ def compare(
     """Everything that needs the student's first weights; one task on the cluster."""
     import torch
 
-    from raykd.evaluation import probing
     from raykd.evaluation.compare import read_scored
+    from raykd.evaluation.probe_candidates import candidates
+    from raykd.evaluation.probe_student import student_tokens_per_s
+    from raykd.evaluation.probe_teacher import ProbedRows, teacher_found
+    from raykd.evaluation.probing import compare_codecs
     from raykd.evaluation.recommend import recommend
     from raykd.models.batch import collate
     from raykd.models.head import check_head, read_head
@@ -215,23 +218,23 @@ def compare(
     device = torch.device("cuda" if job.student.device == "gpu" else "cpu")
     spec = hidden_spec(job, models)
     rows = read_scored(scored)
-    probed = probing.ProbedRows(rows, spec, read_head(head_file, spec.vocab_size, device))
+    probed = ProbedRows(rows, spec, read_head(head_file, spec.vocab_size, device))
     student: Any = load_model(initial, job.student.dtype, "student.init")
     student.to(device)
     check_head(student, "student.init")
-    teacher = probing.teacher_found(probed)
+    teacher = teacher_found(probed)
     loss = loss_spec(job)
-    compared, full_loss, codecs = probing.compare_codecs(
+    compared, full_loss, codecs = compare_codecs(
         probed,
         student,
         loss,
-        probing.candidates(spec),
+        candidates(spec),
         size.compared_tokens,
         lambda table, codec, head: to_targets(table, codec, loss.temperature, head, device).targets,
         _refusals(job),
     )
     batch = collate(rows.slice(0, job.train.micro_batch)).to(device)
-    student_rate = probing.student_tokens_per_s(student.train(), batch, spec.vocab_size)
+    student_rate = student_tokens_per_s(student.train(), batch, spec.vocab_size)
     return Probe(
         raykd_version=__version__,
         name=job.name,
@@ -259,7 +262,7 @@ def _refusals(job: Job) -> dict[str, str]:
         for codec, served in SERVED.items()
         if not set(job.loss.divergences) <= set(served)
     }
-    if job.loss.token_weights.teacher_confidence > 0:
+    if job.loss.token_weights.needs_confidence:
         refused["hidden"] = "does not carry the teacher's confidence"
     return refused
 

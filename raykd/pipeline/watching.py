@@ -13,7 +13,7 @@ from raykd.pipeline.meters import Meters
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.student.failure_tail import FailuresTail, RankFailure
 from raykd.student.notes import NotesTail
-from raykd.telemetry.metrics import MetricsTail
+from raykd.telemetry.metrics_file import MetricsTail
 from raykd.telemetry.progress import Progress
 
 POLL_S = 0.5

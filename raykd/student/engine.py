@@ -3,142 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 import torch.distributed as dist
 
-from raykd.config.job import Job
-from raykd.errors import DivergenceError, ModelError
+from raykd.errors import DivergenceError
 from raykd.losses.heldout import HeldoutSums
-from raykd.models.alignment import Alignment
-from raykd.models.batch import Batch, collate
-from raykd.models.encoder import EncoderSpec
+from raykd.models.batch import collate
 from raykd.models.head import check_head
-from raykd.models.load import ModelSource
 from raykd.soft_targets.codec import TopKTargets, decode
-from raykd.soft_targets.spec import CodecSpec
-from raykd.student import fingerprints, other_ranks, randomness
+from raykd.student import randomness, zero_checkpoint
 from raykd.student.build import adamw, build_causal_lm, forget_steps
-from raykd.student.module import DistillationModule, StepParts, token_weights
-from raykd.student.representations import ArrivedStates, read_states
-from raykd.student.targets import Arrived, TargetReader, buckets
+from raykd.student.micro_batch import MicroBatch
+from raykd.student.module import DistillationModule, StepParts
+from raykd.student.protocol import StepResult, StudentSpec, Wish
+from raykd.student.representations import read_states
+from raykd.student.targets import TargetReader, buckets
+from raykd.student.weights import token_weights
 from raykd.student.zero import accumulation_steps, deepspeed_config, learning_rate
 from raykd.telemetry.metrics import InnerMetrics
-
-CHECKPOINT_TAG = "zero"
-
-GoldOfRows = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
-"""Numbers of rows (-1 for fillers) to gold values [M, W], learned position after position."""
-
-
-class Wish(IntEnum):
-    """What a rank may ask of all ranks; the strongest wins."""
-
-    GO_ON = 0
-    LOOK = 1
-    """Whether Ray knows of a notice."""
-    SAVE = 2
-    SAVE_AT_NOTICE = 3
-    SAVE_AND_END = 4
-
-
-@dataclass(frozen=True)
-class StudentSpec:
-    """What a rank builds its student from."""
-
-    job: Job
-    source: ModelSource
-    """Its first weights."""
-    num_steps: int
-    """Of the whole run."""
-    targets: CodecSpec
-    """The form in which training rows bring soft targets."""
-    heldout: CodecSpec
-    """The same for held-out rows: codec `top_k`."""
-    head_file: Path | None = None
-    """The teacher's head, where the codec needs it."""
-    states: CodecSpec | None = None
-    """The form in which training rows bring inner states, where they do."""
-    alignment: Alignment | None = None
-    """Which of them are compared with which of the student's."""
-    encoder: EncoderSpec | None = None
-    """What a classifier puts out."""
-    gold: GoldOfRows | None = None
-    """What is known of its rows, by their numbers."""
-
-
-@dataclass(frozen=True, eq=False)
-class MicroBatch:
-    """What one forward pass learns from."""
-
-    batch: Batch
-    arrived: Arrived | None
-    token_weights_M: torch.Tensor | None
-    states: ArrivedStates | None = None
-
-    @property
-    def targets(self) -> Any:
-        """What its learned positions are compared with; None for the text alone."""
-        return None if self.arrived is None else self.arrived.targets
-
-    @property
-    def num_positions(self) -> int:
-        """Positions whose inner states are compared."""
-        return 0 if self.states is None else self.states.num_positions
-
-    @property
-    def weight(self) -> float:
-        """Sum of the weights of its tokens."""
-        if self.token_weights_M is None:
-            return float(len(self.batch.keep_M))
-        return float(self.token_weights_M.double().sum())
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one step did, over all ranks."""
-
-    tokens: int
-    tokens_seen: int
-    loss: float
-    divergence: float | None
-    cross_entropy: float
-    lr: float
-    grad_norm: float
-    wait_s: float
-    teacher_s: float
-    wish: Wish
-    """The strongest that any rank wants done after the step."""
-    inner: InnerMetrics | None = None
-    """Where inner states are compared."""
-
-
-class Student(Protocol):
-    """What the loop asks of a student; every rank calls every method together."""
-
-    def train_step(self, rows: pa.Table, step: int, wait_s: float, wish: Wish) -> StepResult:
-        """Learn from this rank's rows of one step."""
-        ...
-
-    def heldout(self, rows: pa.Table) -> HeldoutSums:
-        """Share the held-out rows out among the ranks; sums over all of them."""
-        ...
-
-    def save(self, directory: Path) -> None:
-        """Write weights and optimizer."""
-        ...
-
-    def load(self, directory: Path) -> None:
-        """Go on from what `save` wrote."""
-        ...
 
 
 class ZeroStudent:
@@ -278,18 +164,7 @@ class ZeroStudent:
 
     def save(self, directory: Path) -> None:
         """Write the ZeRO checkpoint; every rank writes its own part and its random states."""
-        self._engine.save_checkpoint(
-            str(directory),
-            tag=CHECKPOINT_TAG,
-            # Lets DeepSpeed's converter bring it to another number of ranks.
-            client_state={"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}},
-            exclude_frozen_parameters=self._job.student.lora is not None,
-        )
-        randomness.save(directory, dist.get_rank())
-        if self._is_sharded:
-            sums = fingerprints.of_zero(self._engine.optimizer)
-            if dist.get_rank() == 0:
-                fingerprints.save(directory, sums)
+        zero_checkpoint.save(self._engine, self._job, directory)
 
     def load(self, directory: Path) -> None:
         """Go on from what `save` wrote, on this or another number of ranks.
@@ -298,31 +173,7 @@ class ZeroStudent:
             StorageError: It cannot be brought to this number of ranks, or what was loaded is not
                 what was saved.
         """
-        num_ranks, rank = dist.get_world_size(), dist.get_rank()
-        saved = other_ranks.saved_ranks(directory) or num_ranks
-        if saved == num_ranks or not self._is_sharded:
-            self._load(directory)
-        else:
-            form = other_ranks.convert_once(directory, CHECKPOINT_TAG, is_first=rank == 0)
-            other_ranks.load(self._engine, form, self._load)
-        if self._is_sharded:
-            fingerprints.require_same(directory, fingerprints.of_zero(self._engine.optimizer))
-        if saved != num_ranks or not randomness.restore(directory, rank):
-            randomness.seed_rank(self._job.seed, int(self._engine.global_steps), rank)
-
-    def _load(self, directory: Path) -> None:
-        loaded, _ = self._engine.load_checkpoint(
-            str(directory),
-            tag=CHECKPOINT_TAG,
-            load_module_strict=self._job.student.lora is None,
-            load_lr_scheduler_states=False,
-        )
-        if loaded is None:
-            raise ModelError(f"DeepSpeed found no checkpoint to load in {directory}")
-
-    @property
-    def _is_sharded(self) -> bool:
-        return self._job.student.zero_stage > 0
+        zero_checkpoint.load(self._engine, self._job, directory)
 
     def _micro_batch(self, rows: pa.Table) -> MicroBatch:
         batch = collate(rows).to(self._device)

@@ -17,7 +17,7 @@ from raykd.errors import StorageError
 from raykd.models.load import ModelSource, load_model, load_tokenizer, torch_dtype
 from raykd.student.build import add_lora
 from raykd.student.checkpoint import Checkpoint
-from raykd.student.engine import CHECKPOINT_TAG
+from raykd.student.zero_checkpoint import CHECKPOINT_TAG
 
 PREFIX = "causal_lm."
 MEASURED = "<!-- measured -->"

@@ -18,10 +18,11 @@ from raykd.config.train import CheckpointConfig
 from raykd.errors import DivergenceError, OrderError
 from raykd.student import space
 from raykd.student.checkpoint import CheckpointMark, aside, publish
-from raykd.student.engine import StepResult, Student, Wish
 from raykd.student.integrity import seal
 from raykd.student.notice import Notices
-from raykd.telemetry.metrics import HeldoutMetrics, MetricsWriter, StepMetrics
+from raykd.student.protocol import StepResult, Student, Wish
+from raykd.telemetry.metrics import HeldoutMetrics, StepMetrics
+from raykd.telemetry.metrics_file import MetricsWriter
 from raykd.telemetry.trackers import Tracker, log_step
 
 

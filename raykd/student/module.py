@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import torch
 
 from raykd.config.job import Job
-from raykd.config.loss import TokenWeights
 from raykd.losses.fused import LossParts, linear_distillation_loss
 from raykd.losses.heldout import HeldoutSums, linear_heldout_sums
 from raykd.losses.spec import LossSpec
@@ -153,28 +152,3 @@ def loss_spec(job: Job) -> LossSpec:
 def logit_shape(after: AfterHead) -> LogitShape:
     """What follows the head, as the losses know it."""
     return LogitShape(after.scale, after.softcap)
-
-
-def token_weights(
-    batch: Batch, label_logprobs_M: torch.Tensor | None, weights: TokenWeights
-) -> torch.Tensor | None:
-    """How much each learned position counts; None where all count alike.
-
-    Args:
-        batch: Rows.
-        label_logprobs_M: The teacher's log probability of the token that follows, nats.
-        weights: What the job asks.
-
-    Returns:
-        [M], float32, in [0, 1].
-    """
-    factors = []
-    if weights.teacher_confidence > 0:
-        assert label_logprobs_M is not None, "the job was checked: its codec carries them"
-        factors.append((weights.teacher_confidence * label_logprobs_M).clamp(max=0.0).exp())
-    if weights.position_ramp_tokens > 0:
-        positions_M = batch.position_ids_BT.flatten().index_select(0, batch.keep_M)
-        factors.append(((positions_M + 1) / weights.position_ramp_tokens).clamp(max=1.0))
-    if not factors:
-        return None
-    return torch.stack([factor.float() for factor in factors]).prod(0)

@@ -10,8 +10,9 @@ from typing import Any
 
 from raykd.config.job import Job
 from raykd.student.checkpoint import Checkpoint, at, latest, newest_good
-from raykd.student.engine import Student, StudentSpec, ZeroStudent
+from raykd.student.engine import ZeroStudent
 from raykd.student.notes import add_note
+from raykd.student.protocol import Student, StudentSpec
 
 StudentClass = Callable[[StudentSpec], Student]
 """Built on each rank."""

@@ -22,7 +22,7 @@ from raykd.student.checkpoint import latest
 from raykd.student.notice import Notices, Termination
 from raykd.student.student_run import StudentClass as StudentClass
 from raykd.student.student_run import StudentRun, agreed, note_inexact
-from raykd.telemetry.metrics import MetricsWriter
+from raykd.telemetry.metrics_file import MetricsWriter
 from raykd.telemetry.trackers import close_trackers, open_trackers
 
 TERMINATION = Termination()

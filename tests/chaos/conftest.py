@@ -1,7 +1,17 @@
-"""The cluster and the run of the integration tests."""
+"""The time limit of the integration tests; no Ray of theirs runs beside these."""
 
 from __future__ import annotations
 
-from tests.integration.conftest import _limit, distil, once, ray_cluster
+import pytest
 
-__all__ = ["_limit", "distil", "once", "ray_cluster"]
+from tests.integration.conftest import _limit
+from tests.integration.shared import SHARED
+
+__all__ = ["_limit"]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_else_to_kill(request: pytest.FixtureRequest) -> None:
+    """Victims are looked for among all processes below this one."""
+    if request.node.get_closest_marker("ray"):
+        SHARED.stop()

@@ -80,7 +80,7 @@ def under_fire(
     num_shards: int,
 ) -> Outcome:
     """Run a job twice, once with kills, and compare; a replica of the teacher has `num_shards`."""
-    num_steps = STEPS_A_KILL * len(kills) + STEPS_AFTER
+    num_steps = max(kill.after_step for kill in kills) + STEPS_AFTER
     tree = {name: {**job_tree.get(name, {}), **changes} for name, changes in CHANGES.items()}
     tree["train"]["max_steps"] = num_steps
     # The teacher's node of two CPUs has room for one replica: what a killed driver left must be

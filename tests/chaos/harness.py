@@ -21,7 +21,8 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
-from raykd.student.engine import StepResult, Wish, ZeroStudent
+from raykd.student.engine import ZeroStudent
+from raykd.student.protocol import StepResult, Wish
 
 from .nodes import ROLES, Nodes
 

@@ -85,7 +85,8 @@ def started() -> Iterator[Nodes]:
     directory = tempfile.mkdtemp(prefix="rk", dir="/tmp")
     with pytest.MonkeyPatch.context() as patch:
         # Workers inherit it; a runtime_env would have Ray start every one of them a second time.
-        for name, value in (cluster.QUIET | cluster.LOCAL | cluster.WORKER_ENVIRONMENT).items():
+        environment = cluster.QUIET | cluster.LOCAL | cluster.WORKER_ENVIRONMENT
+        for name, value in (environment | cluster.NOBODY_TO_ASK).items():
             patch.setenv(name, value)
         # A test that is ended takes its nodes with it.
         before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

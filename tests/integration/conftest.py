@@ -1,20 +1,17 @@
-"""A Ray cluster a module, one way to run a job on it, a time limit on every test."""
+"""A Ray cluster, one way to run a job on it, a time limit on every test."""
 
 from __future__ import annotations
 
 import faulthandler
 import io
-import logging
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
 
 from .runs import Distil, Ran
+from .shared import SHARED, KeptTeacher
 
 LIMIT_S = 600
 """No test takes a quarter of this on two idle cores; a hang ends here and says where it hung."""
@@ -44,36 +41,40 @@ def once() -> dict[str, Any]:
     return {}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _ray_ends() -> Iterator[None]:
+    yield
+    SHARED.stop()
+
+
 @pytest.fixture(scope="module")
-def ray_cluster(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A cluster of four logical CPUs for this module alone."""
+def ray_environment() -> dict[str, str]:
+    """What a module's workers find in their environment; a module may have its own."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(request: pytest.FixtureRequest, ray_environment: dict[str, str]) -> Iterator[None]:
+    """A cluster of four logical CPUs."""
+    from ray import cloudpickle
+
     from raykd.pipeline import cluster
 
-    # Sockets lie in it, and their paths may have no more than 107 characters.
-    directory = tempfile.mkdtemp(prefix="rk", dir="/tmp")
+    # Stand-ins travel whole: workers cannot import a test's module.
+    cloudpickle.register_pickle_by_value(request.module)
+    failed_before = request.session.testsfailed
     with pytest.MonkeyPatch.context() as patch:
         # Workers inherit it; a runtime_env would have Ray start every one of them a second time.
-        for name, value in (cluster.QUIET | cluster.WORKER_ENVIRONMENT).items():
+        environment = cluster.QUIET | cluster.WORKER_ENVIRONMENT | cluster.NOBODY_TO_ASK
+        environment |= ray_environment
+        for name, value in environment.items():
             patch.setenv(name, value)
-        import ray
-        from ray import cloudpickle, serve
-
-        # Stand-ins travel whole: workers cannot import a test's module.
-        cloudpickle.register_pickle_by_value(request.module)
-        ray.init(
-            address="local",
-            num_cpus=4,
-            _temp_dir=directory,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-        try:
-            yield
-        finally:
-            serve.shutdown()
-            ray.shutdown()
-            shutil.rmtree(directory, ignore_errors=True)
+        SHARED.use(environment)
+        yield
+    cloudpickle.unregister_pickle_by_value(request.module)
+    if request.session.testsfailed > failed_before:
+        # What a failure left must not fail the next module.
+        SHARED.stop()
 
 
 @pytest.fixture
@@ -96,36 +97,18 @@ def distil(ray_cluster: None) -> Distil:
 
 
 @pytest.fixture
-def one_teacher(ray_cluster: None, once: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """All runs of a module ask one teacher, which starts with the first: starting takes longest."""
+def one_teacher(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs whose teachers are alike ask one that is kept."""
     from raykd.pipeline import distill as story
+    from raykd.pipeline import probe
 
     start = story.start_teacher
 
-    def start_once(job: Any, models: Any, parts: Any) -> Any:
-        if "teacher" not in once:
-            once["teacher"] = start(job, models, parts)
-        return _KeptTeacher(once["teacher"])
+    def start_once(job: Any, models: Any, parts: Any) -> KeptTeacher:
+        key = (parts.engine_class, job.teacher, models.teacher)
+        return SHARED.teacher(key, lambda: start(job, models, parts))
 
     monkeypatch.setattr(story, "start_teacher", start_once)
+    monkeypatch.setattr(probe, "start_teacher", start_once)
     # A run that goes on would take it for what a killed driver left.
     monkeypatch.setattr(story, "remove_left_over", lambda job: False)
-
-
-class _KeptTeacher:
-    """A teacher that one run stops asking while the next can still ask it."""
-
-    def __init__(self, teacher: Any) -> None:
-        self._teacher = teacher
-        self.is_running = True
-
-    def wait(self, job: Any, models: Any) -> None:
-        if not hasattr(self._teacher, "facts"):
-            self._teacher.wait(job, models)
-        self.client, self.facts = self._teacher.client, self._teacher.facts
-
-    def watched(self, *_: Any) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def stop(self) -> None:
-        self.is_running = False

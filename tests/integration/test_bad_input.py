@@ -24,7 +24,8 @@ from raykd.errors import (
     TeacherError,
 )
 from raykd.soft_targets.spec import CodecSpec
-from raykd.student.engine import StepResult, Wish, ZeroStudent
+from raykd.student.engine import ZeroStudent
+from raykd.student.protocol import StepResult, Wish
 from raykd.teacher.transformers_tp import TransformersEngine
 
 from .runs import RAY_WARNINGS, Distil, checkpoint_steps, read_steps

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,11 +19,13 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.nodes import free_ports
+
 from .runs import assert_each_step_once, checkpoint_steps, read_steps
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-STEPS = 100
+STEPS = 40
 TIMEOUT_S = 300
 LOOK = """
 import json, os
@@ -84,7 +85,7 @@ def cli(place: Path, environment: dict[str, str]) -> Cli:
 @pytest.fixture(scope="module")
 def head(place: Path, environment: dict[str, str]) -> Iterator[str]:
     """A cluster of three logical CPUs that runs before raykd comes and after it has gone."""
-    port, client_port = _free_ports(2)
+    port, client_port = free_ports(2)
     command = [
         str(Path(sys.executable).with_name("ray")),
         "start",
@@ -119,19 +120,20 @@ def head(place: Path, environment: dict[str, str]) -> Iterator[str]:
 def long_job(
     job_tree: dict[str, Any], write_job: Callable[..., Path], place: Path
 ) -> Callable[[str], Path]:
-    """A job file of a hundred steps, its run below the module's directory."""
+    """A job file of forty steps, its run below the module's directory."""
 
     def write(name: str) -> Path:
         job_tree["name"] = name
         job_tree["storage_path"] = str(place / "runs")
+        job_tree["data"]["corpus"]["max_documents"] = 60
         job_tree["student"]["init"] = {"start": "teacher", "layers": 2}
         job_tree["train"] |= {
-            "epochs": 8,
+            "epochs": 4,
             "max_steps": STEPS,
             "optimizer": {"lr": 3e-3, "warmup_steps": 5},
         }
-        job_tree["checkpoint"] = {"every_steps": 30, "keep": 2}
-        job_tree["evaluation"]["every_steps"] = 50
+        job_tree["checkpoint"] = {"every_steps": 15, "keep": 2}
+        job_tree["evaluation"]["every_steps"] = 20
         return write_job(job_tree)
 
     return write
@@ -153,11 +155,16 @@ def test_run_leaves_a_whole_run_directory(
     root, done = whole_run
     assert done.returncode == 0, done.stderr
     assert_each_step_once(root, STEPS, global_batch=4)
-    assert set(read_steps(root)[0]) >= {
+    steps = read_steps(root)
+    assert set(steps[0]) >= {
         *("step", "row_start", "row_end", "tokens", "loss", "divergence", "cross_entropy"),
         *("lr", "grad_norm", "seconds", "wait_s"),
     }
-    assert checkpoint_steps(root) == [90, STEPS]
+    # The second epoch asks no teacher: its soft targets are kept.
+    assert steps[0]["teacher_s"] > 0
+    assert steps[-1]["epoch"] > 1
+    assert steps[-1]["teacher_s"] == 0
+    assert checkpoint_steps(root) == [30, STEPS]
     assert {path.name for path in root.iterdir()} >= {
         *("job.yaml", "metrics.jsonl", "checkpoints", "student", "report.json", "report.html"),
         "logs",
@@ -212,7 +219,6 @@ def test_export_is_a_plain_directory(
     assert "generation_config.json" in {path.name for path in student.iterdir()}
 
 
-@pytest.mark.chaos
 def test_a_stopped_run_goes_on_where_it_stopped(
     whole_run: tuple[Path, subprocess.CompletedProcess[str]],
     long_job: Callable[[str], Path],
@@ -252,9 +258,6 @@ def test_a_stopped_run_goes_on_where_it_stopped(
     other = cli("run", job, "--resume", "--address", head, "--set", "loss.temperature=2")
     assert other.returncode == 2
     assert "loss.temperature: was 1.0, now 2" in other.stderr
-    again = cli("run", job, "--address", head)
-    assert again.returncode == 2
-    assert "holds a run already: --resume goes on with it" in again.stderr
 
     done = cli("run", job, "--resume", "--address", head)
     assert done.returncode == 0, done.stderr
@@ -303,9 +306,6 @@ def test_export_elsewhere(
     first, second = (load_file(d / "model.safetensors") for d in (root / "student", target))
     assert first.keys() == second.keys()
     assert all(bool((first[name] == second[name]).all()) for name in first)
-    full = cli("export", root, "--output", target, "--address", head)
-    assert full.returncode == 2
-    assert "not empty" in full.stderr
 
 
 def test_check_says_ok_or_what_to_fix(long_job: Callable[[str], Path], cli: Cli, head: str) -> None:
@@ -324,14 +324,6 @@ def test_check_says_ok_or_what_to_fix(long_job: Callable[[str], Path], cli: Cli,
     assert len(wrong) == 2
     assert "40 teacher replicas" in bad.stdout
     assert "/no/such/file.jsonl" in bad.stdout
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _num_lines(path: Path) -> int:

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,9 @@ SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana" / "raykd.json"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _often() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_metrics_report_interval_ms", "500")
-        yield
+@pytest.fixture(scope="module")
+def ray_environment() -> dict[str, str]:
+    return {"RAY_metrics_report_interval_ms": "500"}
 
 
 class Scraper:

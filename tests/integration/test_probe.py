@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, *RAY_WARNINGS]
 
 
 def test_auto_gets_what_a_probe_recommends(
-    make_job: Callable[..., Any], distil: Distil, tmp_path: Path
+    one_teacher: None, make_job: Callable[..., Any], distil: Distil
 ) -> None:
     from raykd.evaluation.probe_table import as_yaml
     from raykd.pipeline.probe import Size, probe_job, read_probe

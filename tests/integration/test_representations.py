@@ -17,6 +17,7 @@ STEPS = 4
 
 
 def test_with_logits_first_then_alone_from_what_was_kept(
+    one_teacher: None,
     make_job: Callable[..., Any],
     distil: Distil,
     save_llama: Callable[..., Path],

@@ -72,6 +72,7 @@ class CountingEngine(TransformersEngine):
 
 
 def test_prompts_are_paid_for_once_and_learned_from(
+    one_teacher: None,
     sequence: Callable[[dict[str, Any]], Any],
     distil: Distil,
     save_llama: Callable[..., Path],
@@ -81,11 +82,14 @@ def test_prompts_are_paid_for_once_and_learned_from(
     notes, limit = teacher.parent / COUNT_FILE, teacher.parent / "limit.txt"
     parts = Parts(engine_class=CountingEngine)
     # A few rows a request, so that some are kept when the engine breaks.
+    asked_of = {
+        "teacher.model": str(teacher),
+        "teacher.micro_batch_tokens": 96,
+        "teacher.max_retries": 0,
+    }
     job = sequence(
         {
-            "teacher.model": str(teacher),
-            "teacher.micro_batch_tokens": 96,
-            "teacher.max_retries": 0,
+            **asked_of,
             "stream.requests_in_flight": 1,
         }
     )
@@ -129,7 +133,7 @@ def test_prompts_are_paid_for_once_and_learned_from(
             "name": "other",
             "method": "logits",
             "loss": {"alpha": 0.0},
-            "teacher.model": str(teacher),
+            **asked_of,
             "generation.filters": [],
             "train.max_steps": 1,
         }
@@ -142,7 +146,7 @@ def test_prompts_are_paid_for_once_and_learned_from(
     strict = sequence(
         {
             "name": "strict",
-            "teacher.model": str(teacher),
+            **asked_of,
             "generation.filters": [{"regex": {"must_match": "^Z{9}$"}}],
         }
     )

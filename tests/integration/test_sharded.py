@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from raykd.student.engine import StepResult, Wish, ZeroStudent
+from raykd.student.engine import ZeroStudent
+from raykd.student.protocol import StepResult, Wish
 
 from .runs import RAY_WARNINGS, Distil, assert_each_step_once, checkpoint_steps
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ..integration.conftest import distil, ray_cluster
+from ..integration.conftest import _ray_ends, distil, ray_cluster, ray_environment
 
-__all__ = ["distil", "ray_cluster"]
+__all__ = ["_ray_ends", "distil", "ray_cluster", "ray_environment"]

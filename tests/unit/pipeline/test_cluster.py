@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -98,3 +100,57 @@ def test_ray_data_asks_no_autoscaler_for_nodes() -> None:
         check=True,
     )
     assert said.stdout.split() == ["1000000000.0"] * 4
+
+
+@pytest.fixture
+def _levels() -> Iterator[None]:
+    """Loggers of this process that a connection makes quieter are as loud as before."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.serve", "ray.train", "ray.data")]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("_levels")
+@pytest.mark.parametrize("address", ["local", "127.0.0.1:1"])
+def test_workers_of_ones_own_ray_inherit_what_others_are_told(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = cluster.WORKER_ENVIRONMENT | cluster.NO_NODES_FOR_DATA
+    first = next(iter(cluster.WORKER_ENVIRONMENT))
+    monkeypatch.setattr(os, "environ", {**os.environ, first: "a person's own"})
+    found: dict[str, Any] = {}
+
+    def init(**options: Any) -> None:
+        found.update(options, inherited=dict(os.environ))
+
+    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+    with cluster.connect(address):
+        assert os.environ[first] == "a person's own"
+        assert "OMP_WAIT_POLICY" not in os.environ
+    if address == "local":
+        assert found["runtime_env"] is None
+        assert found["inherited"].items() >= wanted.items()
+    else:
+        assert found["runtime_env"] == {"env_vars": wanted}
+        assert found["inherited"][first] == "a person's own"
+
+
+@pytest.mark.usefixtures("_levels")
+def test_train_takes_no_other_cluster_for_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dashboard that knows nothing of this Ray's controller would have its ranks taken down."""
+    from ray.train.v2._internal.state.util import is_actor_alive
+    from ray.util.state.exception import RayStateApiException
+
+    told: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", {**os.environ, "RAY_API_SERVER_ADDRESS": "http://elsewhere"})
+    monkeypatch.setattr(cluster.ray, "init", lambda **_: told.update(os.environ))
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+    with cluster.connect("local"):
+        assert os.environ["RAY_API_SERVER_ADDRESS"] == "http://elsewhere"
+    monkeypatch.setattr(os, "environ", told)
+    # "I cannot say" and not "dead", whoever listens on the usual port.
+    with pytest.raises(RayStateApiException):
+        is_actor_alive("0" * 32, timeout=5)

@@ -9,13 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from soft_target_cases import (
-    FULL,
-    HIDDEN,
     LENGTHS,
-    SAMPLED,
-    SPECS,
-    TOP_K,
-    V,
     some_encoded,
     some_keys,
     some_labels,
@@ -35,6 +29,7 @@ from raykd.soft_targets.codec import (
     to_columns,
 )
 from raykd.soft_targets.decoded import TokenTensors
+from tests.codec_specs import FULL, HIDDEN, SAMPLED, SPECS, TOP_K, V
 
 every_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 

@@ -4,10 +4,10 @@ import math
 from dataclasses import replace
 
 import pytest
-from soft_target_cases import FULL, HIDDEN, SAMPLED, TOP_K
 
 from raykd.errors import SoftTargetError
 from raykd.soft_targets.spec import CodecSpec
+from tests.codec_specs import FULL, HIDDEN, SAMPLED, TOP_K
 
 
 @pytest.mark.parametrize(

@@ -6,19 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from soft_target_cases import (
-    FULL,
-    HIDDEN,
-    SPECS,
-    D,
-    V,
-    flat_values,
-    normal,
-    some_labels,
-    some_table,
-    table_of,
-    with_values,
-)
+from soft_target_cases import flat_values, normal, some_labels, some_table, table_of, with_values
 
 from raykd.errors import SoftTargetError
 from raykd.soft_targets import teacher_output
@@ -30,6 +18,7 @@ from raykd.soft_targets.codec import (
     decode,
     encode,
 )
+from tests.codec_specs import FULL, HIDDEN, SPECS, D, V
 
 
 def hidden_back(hidden_TD: torch.Tensor, spec: CodecSpec) -> torch.Tensor:

@@ -5,10 +5,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from soft_target_cases import SPECS, some_encoded, some_table, table_of
+from soft_target_cases import some_encoded, some_table, table_of
 
 from raykd.soft_targets.codec import CodecSpec, decode, encode, target_schema
 from raykd.soft_targets.parquet import parquet_options
+from tests.codec_specs import SPECS
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())

@@ -7,9 +7,6 @@ import numpy as np
 import pytest
 import torch
 from soft_target_cases import (
-    SAMPLED,
-    SPECS,
-    V,
     flat_values,
     normal,
     some_encoded,
@@ -24,6 +21,7 @@ from raykd.errors import SoftTargetError
 from raykd.soft_targets import teacher_output
 from raykd.soft_targets.codec import CodecSpec, SampledTokens, TokenError, decode, encode
 from raykd.soft_targets.keys import uniform
+from tests.codec_specs import SAMPLED, SPECS, V
 
 
 def read(logits_TV: torch.Tensor, keys_T: torch.Tensor, spec: CodecSpec) -> SampledTokens:

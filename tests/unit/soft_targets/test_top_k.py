@@ -8,10 +8,6 @@ import numpy as np
 import pytest
 import torch
 from soft_target_cases import (
-    SPECS,
-    TOP_K,
-    K,
-    V,
     flat_values,
     normal,
     some_encoded,
@@ -25,6 +21,7 @@ from soft_target_cases import (
 from raykd.errors import SoftTargetError
 from raykd.soft_targets.codec import CodecSpec, TokenError, TopKTargets, decode, encode
 from raykd.soft_targets.reduction import encode_top_k
+from tests.codec_specs import SPECS, TOP_K, K, V
 
 WIDTHS = ["fp32", "bf16", "int8", "int6"]
 NARROW = replace(TOP_K, values="int8")

@@ -78,10 +78,11 @@ def test_a_store_that_may_only_be_read_is_read(tmp_path: Path) -> None:
 
 
 def _store_story(disk: Path) -> dict[str, Any]:
-    from store_cases import TOP_K, documents, open_store, packed, teach
+    from store_cases import documents, open_store, packed, teach
 
     from raykd.errors import StoreError
     from raykd.store.verify import verify
+    from tests.codec_specs import TOP_K
 
     store, messages = open_store(disk / "store", TOP_K), []
     first = packed(documents(10))
@@ -161,9 +162,10 @@ def _torch_story(disk: Path) -> dict[str, Any]:
 
 
 def _read_only_story(disk: Path) -> dict[str, Any]:
-    from store_cases import TOP_K, documents, filled, open_store, packed, teach
+    from store_cases import documents, filled, open_store, packed, teach
 
     from raykd.errors import StoreError
+    from tests.codec_specs import TOP_K
 
     rows, message = packed(documents(10)), ""
     filled(disk / "store", TOP_K, rows)

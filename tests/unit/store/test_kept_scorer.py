@@ -10,8 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from store_cases import (
-    SAMPLED,
-    TOP_K,
     documents,
     entry_paths,
     filled,
@@ -29,6 +27,7 @@ from raykd.errors import StoreError
 from raykd.soft_targets.codec import CodecSpec
 from raykd.store import scoring
 from raykd.store.scoring import KeptScorer, close_all, opened
+from tests.codec_specs import SAMPLED, TOP_K
 
 
 @dataclass

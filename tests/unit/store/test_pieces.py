@@ -7,11 +7,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_cases import SAMPLED, TOP_K, Piece, pieces_by_loop, rows_of, teach
+from store_cases import Piece, pieces_by_loop, rows_of, teach
 
 from raykd.errors import SoftTargetError, StoreError
 from raykd.store.piece_targets import join, split
 from raykd.store.pieces import keys_to_bytes, pieces_of
+from tests.codec_specs import SAMPLED, TOP_K
 
 A: Piece = ([5, 6, 7], [1, 0, 0])
 B: Piece = ([5, 6, 7, 8], [1, 1, 1, 0])

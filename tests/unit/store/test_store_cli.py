@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_cases import SAMPLED, TOP_K, documents, filled, packed, section_of, shard_paths
+from store_cases import documents, filled, packed, section_of, shard_paths
 from test_store_faults import flip
 from typer.testing import CliRunner
 
 from raykd import store_cli
 from raykd.cli import app
+from tests.codec_specs import SAMPLED, TOP_K
 
 
 @pytest.fixture

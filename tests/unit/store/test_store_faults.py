@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 from store_cases import (
-    HIDDEN,
-    TOP_K,
     documents,
     entry_paths,
     filled,
@@ -29,6 +27,7 @@ from raykd.store import local_files
 from raykd.store.place import Place
 from raykd.store.section import FORMAT, Section
 from raykd.store.store import SoftTargetStore
+from tests.codec_specs import HIDDEN, TOP_K
 
 ROWS = packed(documents(20))
 

@@ -9,17 +9,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 from bucket import BUCKET, Bucket, Way, bucket
-from store_cases import (
-    SAMPLED,
-    TOP_K,
-    documents,
-    filled,
-    open_store,
-    packed,
-    section_of,
-    shuffled,
-    teach,
-)
+from store_cases import documents, filled, open_store, packed, section_of, shuffled, teach
 
 from raykd.errors import StoreError
 from raykd.store import place
@@ -29,6 +19,7 @@ from raykd.store.prune import prune
 from raykd.store.sections import sections
 from raykd.store.store import SoftTargetStore
 from raykd.store.verify import verify
+from tests.codec_specs import SAMPLED, TOP_K
 
 CORPUS = documents(20)
 ROWS = packed(CORPUS)

@@ -13,9 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_cases import (
-    SAMPLED,
-    SPECS,
-    TOP_K,
     documents,
     entry_paths,
     filled,
@@ -34,6 +31,7 @@ from raykd.store import shard as shard_file
 from raykd.store.pieces import pieces_of
 from raykd.store.sections import sections
 from raykd.store.store import SoftTargetStore
+from tests.codec_specs import SAMPLED, SPECS, TOP_K
 
 
 @pytest.fixture

@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 from store_cases import (
-    SAMPLED,
-    SPECS,
-    TOP_K,
     documents,
     entry_paths,
     filled,
@@ -30,6 +27,7 @@ from raykd.store.pieces import pieces_of
 from raykd.store.prune import prune
 from raykd.store.sections import sections
 from raykd.store.verify import verify
+from tests.codec_specs import SAMPLED, SPECS, TOP_K
 
 ROWS = packed(documents(20))
 HOUR_S, DAY_S = 3600, 86400

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from store_cases import TOP_K, entry_paths, open_store, rows_of, section_of, shard_paths, teach
+from store_cases import entry_paths, open_store, rows_of, section_of, shard_paths, teach
 from test_pieces import A, B
 from test_store_faults import fail_writing
 
@@ -15,6 +15,7 @@ from raykd.soft_targets.parquet import parquet_options
 from raykd.store.entry import new_name, new_writer
 from raykd.store.shard import open_shard
 from raykd.store.store import SoftTargetStore
+from tests.codec_specs import TOP_K
 
 
 def store_with(location: Path, shard_bytes: int = 1 << 40, shard_seconds: float = 3600):

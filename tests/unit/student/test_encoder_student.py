@@ -24,8 +24,8 @@ from raykd.soft_targets.spec import CodecSpec
 from raykd.student.checkpoint import CheckpointMark, aside, latest, publish
 from raykd.student.encoder_export import export_encoder
 from raykd.student.encoder_student import EncoderStudent
-from raykd.student.engine import StudentSpec, Wish
 from raykd.student.export import MEASURED
+from raykd.student.protocol import StudentSpec, Wish
 
 pytestmark = pytest.mark.usefixtures("group_of_one")
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from dense_reference import kl, own_logits
 
-from raykd.config.loss import TokenWeights
-from raykd.models.batch import Batch, collate, flat
+from raykd.models.batch import collate, flat
 from raykd.models.head import hidden_states, save_head
 from raykd.soft_targets.codec import Encoded, encode, to_columns, token_keys
 from raykd.soft_targets.spec import CodecSpec
-from raykd.student.module import DistillationModule, token_weights
+from raykd.student.module import DistillationModule
 from raykd.student.targets import TargetReader
+from raykd.student.weights import token_weights
 
 VOCAB, HIDDEN = 320, 32
 CPU = torch.device("cpu")
@@ -157,26 +157,6 @@ def test_fifty_steps_from_hidden_are_those_from_full(
         told[spec.codec] = losses
     assert told["full"][-1] < 0.7 * told["full"][0], "it learns"
     assert told["hidden"] == pytest.approx(told["full"], rel=1e-4)
-
-
-def batch_at(positions: list[int], kept: list[int]) -> Batch:
-    ids = torch.zeros(1, len(positions), dtype=torch.int64)
-    return Batch(ids, torch.tensor([positions]), torch.tensor(kept), torch.zeros(len(kept)).long())
-
-
-def test_all_tokens_count_alike_unless_asked() -> None:
-    assert token_weights(batch_at([0, 1], [0]), None, TokenWeights()) is None
-
-
-def test_weights_of_position_and_confidence() -> None:
-    batch = batch_at([0, 1, 2, 3, 4, 0, 1], [0, 3, 4, 5])
-    ramp = token_weights(batch, None, TokenWeights(position_ramp_tokens=4))
-    assert ramp is not None
-    assert ramp.tolist() == [0.25, 1.0, 1.0, 0.25]
-    sure = torch.tensor([0.5, 0.25, 1.0, 0.0]).log()
-    both = token_weights(batch, sure, TokenWeights(position_ramp_tokens=4, teacher_confidence=2.0))
-    assert both is not None
-    assert both.tolist() == pytest.approx([0.25 * 0.25, 0.0625, 1.0, 0.0])
 
 
 def test_a_weighted_step_is_a_weighted_mean(

@@ -18,8 +18,9 @@ from raykd.models.alignment import Alignment, InnerShape, align
 from raykd.models.load import ModelSource
 from raykd.soft_targets.spec import CodecSpec
 from raykd.student.checkpoint import CheckpointMark, aside, latest, publish
-from raykd.student.engine import StudentSpec, Wish, ZeroStudent
+from raykd.student.engine import ZeroStudent
 from raykd.student.export import export, loss_in_words
+from raykd.student.protocol import StudentSpec, Wish
 from raykd.student.zero import learning_rate
 from raykd.teacher.engine import EngineSpec, ShardPlace
 from raykd.teacher.transformers_tp import TransformersEngine

@@ -15,9 +15,9 @@ from raykd.errors import DivergenceError, OrderError
 from raykd.losses.heldout import HeldoutSums
 from raykd.student import loop, notice
 from raykd.student.checkpoint import latest
-from raykd.student.engine import StepResult, Wish
 from raykd.student.notice import Notices, Termination
-from raykd.telemetry.metrics import MetricsWriter, read_metrics
+from raykd.student.protocol import StepResult, Wish
+from raykd.telemetry.metrics_file import MetricsWriter, read_metrics
 
 BATCH = 4
 MakeJob = Callable[..., Any]

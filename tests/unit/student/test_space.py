@@ -12,9 +12,9 @@ import pytest
 from raykd.errors import StorageError
 from raykd.student import failures, loop, space
 from raykd.student.checkpoint import latest
-from raykd.student.engine import StepResult, Wish
 from raykd.student.notice import Notices
-from raykd.telemetry.metrics import MetricsWriter, read_metrics
+from raykd.student.protocol import StepResult, Wish
+from raykd.telemetry.metrics_file import MetricsWriter, read_metrics
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

@@ -11,50 +11,36 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from dense_reference import dense_sums, make_scored, plain_training, spec_of
+from dense_reference import dense_sums, make_scored, plain_training
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from zero_cases import (
+    CHANGES,
+    DOCUMENTS,
+    OPTIMIZER,
+    STEPS,
+    TOP_K,
+    VOCAB,
+    Batch,
+    make_batches,
+    student_of,
+)
 
 from raykd.errors import DivergenceError, StorageError
 from raykd.models.load import ModelSource
 from raykd.student.checkpoint import CheckpointMark, aside, latest, publish
-from raykd.student.engine import StudentSpec, Wish, ZeroStudent
+from raykd.student.engine import ZeroStudent
 from raykd.student.export import MEASURED, export
+from raykd.student.protocol import Wish
 from raykd.student.zero import learning_rate
 
 pytestmark = pytest.mark.usefixtures("group_of_one")
 
-VOCAB = 320
-TOP_K = 8
-STEPS = 3
-# An epsilon this large makes AdamW's first steps follow the gradient and not just its sign.
-OPTIMIZER = {"lr": 0.05, "warmup_steps": 0, "eps": 0.01, "weight_decay": 0.1, "schedule": "linear"}
-CHANGES: dict[str, Any] = {
-    "train.optimizer": OPTIMIZER,
-    "train.gradient_clipping": 0.7,
-    "train.micro_batch": 2,
-    "loss.alpha": 0.3,
-    "loss.temperature": 2.0,
-}
-# Micro-batches with many and with few learned tokens: a mean of means would show.
-DOCUMENTS = [[[12, 9], [3], [2, 2], [16]], [[5], [20], [4, 4, 4], [7]], [[6], [6], [9], [2, 11]]]
-
 MakeJob = Callable[..., Any]
-Batch = tuple[pa.Table, torch.Tensor]
 
 
 @pytest.fixture
 def batches(packed_rows: Callable[..., pa.Table]) -> list[Batch]:
-    """What each step learns from: scored rows and the dense distribution behind them."""
-    return [
-        make_scored(packed_rows(documents, seed=i), VOCAB, TOP_K, (1.0, 2.0), seed=i)
-        for i, documents in enumerate(DOCUMENTS)
-    ]
-
-
-def student_of(job: Any, source: Path, num_steps: int = STEPS) -> ZeroStudent:
-    targets = spec_of(VOCAB, TOP_K, (1.0, 2.0))
-    heldout = spec_of(VOCAB, TOP_K, (1.0,))
-    return ZeroStudent(StudentSpec(job, ModelSource(str(source)), num_steps, targets, heldout))
+    return make_batches(packed_rows)
 
 
 def weights_of(student: ZeroStudent) -> dict[str, torch.Tensor]:
@@ -234,57 +220,6 @@ def test_offload_changes_nothing(
     gc.collect()
 
 
-@pytest.mark.parametrize("stage", [1, 3])
-def test_saved_and_loaded_it_goes_on_as_before(
-    stage: int, make_job: MakeJob, student_dir: Path, batches: list[Batch], tmp_path: Path
-) -> None:
-    job = make_job({**CHANGES, "student.zero_stage": stage})
-    student = student_of(job, student_dir)
-    student.train_step(batches[0][0], 0, 0.0, Wish.GO_ON)
-    student.save(tmp_path)
-    expected = [student.train_step(batches[i][0], i, 0.0, Wish.GO_ON).loss for i in (1, 2)]
-    del student
-    gc.collect()
-    again = student_of(job, student_dir)
-    again.load(tmp_path)
-    found = [again.train_step(batches[i][0], i, 0.0, Wish.GO_ON).loss for i in (1, 2)]
-    assert found == pytest.approx(expected, rel=1e-6)
-    # without AdamW's moments the second of these would be another
-    fresh = student_of(job, student_dir)
-    other = [fresh.train_step(batches[i][0], i, 0.0, Wish.GO_ON).loss for i in (1, 2)]
-    assert other != pytest.approx(expected, rel=1e-3)
-
-
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-@pytest.mark.parametrize("changes", [{}, {"student.lora": {"r": 4, "dropout": 0.3}}])
-def test_a_resume_is_exact_with_dropout(
-    stage: int,
-    changes: dict[str, Any],
-    make_job: MakeJob,
-    save_llama: Callable[..., Path],
-    batches: list[Batch],
-    tmp_path: Path,
-) -> None:
-    source = save_llama(tmp_path / "m", 2, attention_dropout=0.2)
-    job = make_job({**CHANGES, **changes, "student.zero_stage": stage})
-    student = student_of(job, source)
-    student.train_step(batches[0][0], 0, 0.0, Wish.GO_ON)
-    student.save(tmp_path)
-    expected = [student.train_step(batches[i][0], i, 0.0, Wish.GO_ON) for i in (1, 2)]
-    del student
-    gc.collect()
-    again = student_of(job, source)
-    again.load(tmp_path)
-    found = [again.train_step(batches[i][0], i, 0.0, Wish.GO_ON) for i in (1, 2)]
-    assert found == expected
-    # with other masks it would be another
-    (tmp_path / "rng-00000.json").unlink()
-    again.load(tmp_path)
-    assert again.train_step(batches[1][0], 1, 0.0, Wish.GO_ON).loss != expected[0].loss
-    del again
-    gc.collect()
-
-
 def test_the_strongest_wish_of_all_ranks_wins(
     make_job: MakeJob, student_dir: Path, batches: list[Batch]
 ) -> None:
@@ -319,19 +254,6 @@ def test_adapters_are_merged_in_the_export(
     with torch.no_grad():
         torch.testing.assert_close(exported(ids).logits, expected, atol=1e-4, rtol=1e-4)
         assert (first(ids).logits - expected).abs().max() > 1e-2
-
-
-def test_adapters_saved_and_loaded_go_on_as_before(
-    make_job: MakeJob, student_dir: Path, batches: list[Batch], tmp_path: Path
-) -> None:
-    job = make_job({**CHANGES, "student.lora": {"r": 4}})
-    student = student_of(job, student_dir)
-    student.train_step(batches[0][0], 0, 0.0, Wish.GO_ON)
-    student.save(tmp_path)
-    expected = student.train_step(batches[1][0], 1, 0.0, Wish.GO_ON).loss
-    again = student_of(job, student_dir)
-    again.load(tmp_path)
-    assert again.train_step(batches[1][0], 1, 0.0, Wish.GO_ON).loss == pytest.approx(expected)
 
 
 def test_an_export_is_a_whole_directory(

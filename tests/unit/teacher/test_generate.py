@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from shard_processes import run_two
 from transformers import AutoModelForCausalLM
 
 from raykd import schema
@@ -281,26 +278,7 @@ def test_broken_weights_are_named(tmp_path: Path, save_llama: Callable[..., Path
 
 
 def test_two_shards_write_what_one_writes(teacher_dir: Path, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    script = Path(__file__).with_name("generating_shard.py")
-    shards = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(teacher_dir), str(rank), str(port), str(tmp_path)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [shard.communicate(timeout=240)[0] for shard in shards]
-    finally:
-        for shard in shards:
-            shard.kill()
-    assert [shard.returncode for shard in shards] == [0, 0], said
+    run_two("generating_shard.py", teacher_dir, tmp_path)
     alone = engine_of(teacher_dir)
     for name, sampling in (("greedy", SamplingConfig(max_new_tokens=8)), ("drawn", DRAWN)):
         expected = alone.generate(prompts_of(TEXTS), sampling)

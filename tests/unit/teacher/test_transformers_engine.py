@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from shard_processes import run_two
 from tensor_parallel_shard import STATES
 from transformers import AutoModelForCausalLM
 
@@ -315,44 +312,14 @@ def assert_nearly(ours: list[list[int]], theirs: list[list[int]], name: str) -> 
     torch.testing.assert_close(a, b, rtol=2**-7, atol=1e-4, msg=lambda m: f"{name}: {m}")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_two_shards_give_the_logits_of_one(
     teacher_dir: Path, tmp_path: Path, teacher: Any, packed_rows: PackedRows
 ) -> None:
     rows = packed_rows([[5, 7], [12], [3, 4]])
     with pa.OSFile(str(tmp_path / "rows"), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as out:
         out.write_table(rows)
-    port, script = free_port(), Path(__file__).with_name("tensor_parallel_shard.py")
-    shards = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                str(script),
-                str(teacher_dir),
-                str(rank),
-                "2",
-                str(port),
-                str(tmp_path / "rows"),
-                str(tmp_path / "out.pt"),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [shard.communicate(timeout=240)[0] for shard in shards]
-    finally:
-        for shard in shards:
-            shard.kill()
-    assert [shard.returncode for shard in shards] == [0, 0], said
+    files = (tmp_path / "rows", tmp_path / "out.pt")
+    run_two("tensor_parallel_shard.py", teacher_dir, *files)
     got = torch.load(tmp_path / "out.pt", weights_only=True)
     alone = engine_of(teacher_dir)
     from raykd.models.batch import collate
