@@ -51,6 +51,21 @@ PROMPTS = pa.schema(
 )
 """What a teacher is asked to complete."""
 
+_TOKEN = [
+    # UTF-8 bytes of a token; null where only its id is known, or the endpoint does not tell them.
+    pa.field("token", pa.binary()),
+    # Its id, where the endpoint tells that instead.
+    pa.field("token_id", pa.int32()),
+    # Nats.
+    pa.field("logprob", pa.float32()),
+]
+
+TOKENS = pa.list_(pa.struct([*_TOKEN, pa.field("top", pa.list_(pa.struct(_TOKEN)))]))
+"""The tokens of a completion, each with the likeliest ones in its place."""
+
+LOGPROBS = "logprobs"
+"""The column of `COMPLETIONS` that is large: it is read apart from the others."""
+
 COMPLETIONS = pa.schema(
     [
         # Without the prompt, without special tokens and the stop string; null where there is none.
@@ -61,6 +76,8 @@ COMPLETIONS = pa.schema(
         pa.field("completion_tokens", pa.int32()),
         # Mean log probability of its tokens under the teacher, nats; null where it does not say.
         pa.field("mean_logprob", pa.float32()),
+        # What an endpoint that was asked for `top_logprobs` says of each token; null of all others.
+        pa.field(LOGPROBS, TOKENS),
     ]
 )
 """What it answers, row for row."""

@@ -79,6 +79,13 @@ class EndpointConfig(Section):
         description="Ask for the log probability of each token, for `mean_logprob`; not every "
         "endpoint gives it.",
     )
+    top_logprobs: int | None = Field(
+        None,
+        ge=1,
+        description="Ask for this many likeliest tokens in the place of each one written, and "
+        "their log probabilities: with `method: logits` and `generation` they are the soft "
+        "targets. OpenAI gives at most 20; a server of one's own, what it was started with.",
+    )
     length_field: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens",
         description="What the endpoint calls the longest completion; newer models of OpenAI know "
@@ -103,6 +110,11 @@ class EndpointConfig(Section):
     def is_local(self) -> bool:
         """Whether its address is of this machine, a private network or a cluster."""
         return is_local(self.host)
+
+    @property
+    def tells_logprobs(self) -> bool:
+        """Whether the log probability of each token is asked for."""
+        return self.logprobs or self.top_logprobs is not None
 
     @field_validator("extra_body")
     @classmethod

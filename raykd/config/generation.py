@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from raykd.config.filters import FilterConfig
 from raykd.config.sampling import SamplingConfig
+from raykd.config.scorer import ScorerConfig
 from raykd.config.section import Section
 
 
@@ -71,8 +72,12 @@ class GenerationConfig(Section):
     keep_best: int | None = Field(
         None,
         ge=1,
-        description="Of each prompt's samples that passed all filters, keep this many: those to "
-        "which the teacher gives the highest mean log probability. None keeps all.",
+        description="Of each prompt's samples that passed all filters, keep this many: those that "
+        "`scorer` puts first, or without one those to which the teacher gives the highest mean log "
+        "probability. None keeps all.",
+    )
+    scorer: ScorerConfig | None = Field(
+        None, description="`keep_best`: a reward model that judges completions."
     )
 
     @field_validator("system_prompt")
@@ -92,6 +97,11 @@ class GenerationConfig(Section):
             raise ValueError(
                 f"keep_best: {self.keep_best} of num_samples ({self.num_samples}) leaves nothing "
                 "to choose; raise `num_samples` or remove `keep_best`"
+            )
+        if self.scorer is not None and self.keep_best is None:
+            raise ValueError(
+                "scorer: judges for `keep_best`, which is not given; say how many of each prompt's "
+                "samples to keep, or remove the scorer"
             )
         if self.num_samples > 1 and self.sampling.temperature == 0:
             raise ValueError(

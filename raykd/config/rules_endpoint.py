@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from raykd.config import rules_top_logprobs
 from raykd.config.method import NEEDS, lacking
 from raykd.config.student import FromPretrained
 
 if TYPE_CHECKING:
     from raykd.config.job import Job
     from raykd.config.teacher import TeacherConfig
+
+TOLD: Final = (
+    "; or set `teacher.endpoint.top_logprobs: 20`, where the endpoint tells log probabilities of "
+    "what it writes and the student has its tokenizer"
+)
 
 OF_OWN_WEIGHTS: Final = (
     "gguf_file",
@@ -66,14 +72,29 @@ def check_job(job: Job) -> None:
     endpoint = job.teacher.endpoint
     if endpoint is None:
         return
-    if problem := lacking("openai", NEEDS[job.method], f"method: {job.method}"):
-        raise ValueError(problem)
+    if endpoint.top_logprobs is not None:
+        rules_top_logprobs.check(job)
+    elif problem := lacking("openai", NEEDS[job.method], f"method: {job.method}"):
+        hint = TOLD if job.method == "logits" and job.generation is not None else ""
+        raise ValueError(problem + hint)
     init = job.student.init
     if not isinstance(init, FromPretrained):
         raise ValueError(
             f"student.init.start: {init.start} takes weights or the tokenizer from the teacher, "
             "and an endpoint gives neither; begin with `start: pretrained`"
         )
+    if endpoint.top_logprobs is None:
+        _check_text_only(job)
+    asked = job.generation
+    if asked and asked.keep_best and not asked.scorer and not endpoint.tells_logprobs:
+        raise ValueError(
+            "generation.keep_best compares mean log probabilities: set "
+            "`teacher.endpoint.logprobs: true`, where the endpoint gives them, or name a "
+            "`generation.scorer`"
+        )
+
+
+def _check_text_only(job: Job) -> None:
     if job.soft_targets.store_mode in ("fill", "only"):
         raise ValueError(
             f"soft_targets.store_mode: {job.soft_targets.store_mode} keeps soft targets, and an "
@@ -83,9 +104,4 @@ def check_job(job: Job) -> None:
         raise ValueError(
             "evaluation.every_steps measures the distance to the teacher's distributions, and an "
             "endpoint gives text only; remove it: perplexity is measured before and after"
-        )
-    if job.generation is not None and job.generation.keep_best and not endpoint.logprobs:
-        raise ValueError(
-            "generation.keep_best compares mean log probabilities: set "
-            "`teacher.endpoint.logprobs: true`, where the endpoint gives them"
         )

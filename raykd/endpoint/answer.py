@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
+from raykd.endpoint.logprobs import packed, read_logprobs
+
 STOP, LENGTH, REFUSED, MALFORMED = "stop", "length", "refused", "malformed"
 ENDS: Final = {
     "stop": STOP,
@@ -21,20 +23,21 @@ ENDS: Final = {
 
 @dataclass(frozen=True)
 class Answer:
-    """A row of `schema.COMPLETIONS`."""
+    """A row of `schema.COMPLETIONS`; `logprobs` as `logprobs.packed` made it."""
 
     completion: str | None
     finish_reason: str
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     mean_logprob: float | None = None
+    logprobs: str | None = None
 
 
 class NoAnswer(Exception):
     """The text is not an answer; says what is wrong with it."""
 
 
-def read_answer(text: str) -> Answer:
+def read_answer(text: str, *, with_logprobs: bool = False) -> Answer:
     """Read the body of a successful answer.
 
     A model's reasoning that comes in a field of its own is put before the completion as
@@ -42,6 +45,7 @@ def read_answer(text: str) -> Answer:
 
     Args:
         text: As it came.
+        with_logprobs: Keep what is said of each token, where it is.
 
     Raises:
         NoAnswer: It is not JSON, or not of the form that OpenAI's API has.
@@ -53,6 +57,7 @@ def read_answer(text: str) -> Answer:
     choice = _choice(tree)
     message = choice.get("message")
     prompt_tokens, completion_tokens = usage(tree)
+    tokens = read_logprobs(choice.get("logprobs")) if with_logprobs else None
     content = choice.get("text") if message is None else _content(message)
     if content is not None and not isinstance(content, str):
         raise NoAnswer(f"the completion is {type(content).__name__}, not text")
@@ -62,6 +67,7 @@ def read_answer(text: str) -> Answer:
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         mean_logprob=_mean_logprob(choice.get("logprobs")),
+        logprobs=None if tokens is None else packed(tokens),
     )
 
 

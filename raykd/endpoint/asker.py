@@ -19,11 +19,12 @@ from raykd.config.teacher import TeacherConfig
 from raykd.endpoint.answer import MALFORMED, REFUSED, Answer, NoAnswer, read_answer
 from raykd.endpoint.caller import Again, Caller, RefusedPrompt
 from raykd.endpoint.ledger import Ledger, Totals
+from raykd.endpoint.logprobs import unpacked
 from raykd.endpoint.pace import Pace
 from raykd.endpoint.request import Request, make_request
 from raykd.endpoint.spend import Spend
 from raykd.errors import JobError, RaykdError, TeacherError
-from raykd.schema import COMPLETIONS, PROMPTS, check_columns
+from raykd.schema import COMPLETIONS, LOGPROBS, PROMPTS, check_columns
 
 MALFORMED_TRIES: Final = 2
 """An endpoint that answers with anything but JSON charges it perhaps, and mostly does it again."""
@@ -86,6 +87,7 @@ class EndpointAsker:
         self._gate = asyncio.Semaphore(endpoint.max_concurrent_requests)
         self._asked: dict[str, asyncio.Task[Answer]] = {}
         self._over: RaykdError | None = None
+        self._tells_tokens = False
         self._ended = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -118,13 +120,16 @@ class EndpointAsker:
             GenerationError: It cannot serve a prompt.
         """
         check_columns(prompts, PROMPTS, "endpoint")
-        answers = await asyncio.gather(
+        found = await asyncio.gather(
             *map(self._answer, prompts.to_pylist()), return_exceptions=True
         )
-        for answer in answers:
+        answers = []
+        for answer in found:
             if isinstance(answer, BaseException):
                 raise answer
-        return pa.Table.from_pylist([vars(answer) for answer in answers], COMPLETIONS)
+            answers.append(answer)
+        rows = [{**vars(one), LOGPROBS: unpacked(one.logprobs)} for one in answers]
+        return pa.Table.from_pylist(rows, COMPLETIONS)
 
     async def _answer(self, row: dict[str, Any]) -> Answer:
         request = make_request(row, self._teacher.model, self._endpoint, self._sampling)
@@ -192,7 +197,7 @@ class EndpointAsker:
                 raise self._over
             try:
                 text = await self._caller.send(request)
-                answer = read_answer(text)
+                answer = read_answer(text, with_logprobs=self._endpoint.top_logprobs is not None)
             except RefusedPrompt:
                 return await self._keep(request, Answer(None, REFUSED), 0.0)
             except Again as error:
@@ -202,7 +207,24 @@ class EndpointAsker:
             except NoAnswer as error:
                 await self._lose(request, self._caller.hidden(str(error)))
                 raise
-            return await self._settle(request, answer)
+            kept = await self._settle(request, answer)
+            self._require_logprobs(request, kept)
+            return kept
+
+    def _require_logprobs(self, request: Request, answer: Answer) -> None:
+        """End at the first answers without log probabilities: none of the others would have them.
+
+        Raises:
+            TeacherError: They were asked for, and no answer so far has them.
+        """
+        self._tells_tokens |= answer.logprobs is not None
+        top = self._endpoint.top_logprobs
+        if top is not None and answer.completion and not self._tells_tokens:
+            raise TeacherError(
+                f"teacher.endpoint.top_logprobs: {top} were asked for, and {self._endpoint.host} "
+                f"answered prompt {request.prompt} without them. Choose a model or endpoint that "
+                "gives them; or remove the key, and learn the text with `method: sequence`"
+            )
 
     async def _settle(self, request: Request, answer: Answer) -> Answer:
         """Count an answer by what the endpoint says it used; by the most where it does not say."""

@@ -159,8 +159,8 @@ class Caller:
         return GenerationError(
             f"prompt {request.prompt}: the endpoint refuses the request ({said}). Where it is too "
             "long for the model, shorten it or lower generation.sampling.max_new_tokens; where a "
-            "key is not known there, see teacher.endpoint.length_field, send_seed, logprobs and "
-            "generation.sampling"
+            "key is not known there, see teacher.endpoint.length_field, send_seed, logprobs, "
+            "top_logprobs (most endpoints give at most 20) and generation.sampling"
         )
 
     def _refused_key(self, said: str) -> TeacherError:

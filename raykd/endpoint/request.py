@@ -61,8 +61,7 @@ def make_request(
         **_drawing(row["seed"], endpoint, sampling),
     }
     path = TEXT if messages is None else CHAT
-    if endpoint.logprobs:
-        body["logprobs"] = 0 if messages is None else True
+    body |= _told_of_tokens(endpoint, is_chat=messages is not None)
     if messages is None:
         # Its name there is always the old one.
         body["max_tokens"] = sampling.max_new_tokens
@@ -81,6 +80,16 @@ def make_request(
         most_prompt_tokens=sum(len(text.encode()) for text in texts) + overhead,
         max_new_tokens=sampling.max_new_tokens,
     )
+
+
+def _told_of_tokens(endpoint: EndpointConfig, *, is_chat: bool) -> dict[str, Any]:
+    """What is asked of log probabilities: in a text's request their number says that they are."""
+    if not endpoint.tells_logprobs:
+        return {}
+    if not is_chat:
+        return {"logprobs": endpoint.top_logprobs or 0}
+    top = endpoint.top_logprobs
+    return {"logprobs": True} if top is None else {"logprobs": True, "top_logprobs": top}
 
 
 def _drawing(seed: int, endpoint: EndpointConfig, sampling: SamplingConfig) -> dict[str, Any]:

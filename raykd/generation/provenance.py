@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal
 
 import pyarrow as pa
 
 from raykd import schema
+from raykd.config.corpus import ColumnsConfig
 from raykd.generation.samples import Sample
+from raykd.generation.store import TOLD
 
 Reasoning = Literal["keep", "mask", "drop"]
 
@@ -29,6 +31,17 @@ PAIRS: Final = pa.schema(
 """The same, where they were plain text."""
 
 
+def columns_of(names: Iterable[str]) -> ColumnsConfig:
+    """Which columns of what is learned hold it.
+
+    Args:
+        names: All columns there are.
+    """
+    if "messages" in names:
+        return ColumnsConfig(messages="messages", group="group")
+    return ColumnsConfig(prompt="prompt", completion="completion", group="group")
+
+
 def generated_table(samples: Sequence[Sample], teacher: str, sampling: str) -> pa.Table:
     """Every completion with where it comes from and each filter's verdict.
 
@@ -46,7 +59,8 @@ def generated_table(samples: Sequence[Sample], teacher: str, sampling: str) -> p
         pa.field("completion", pa.string()),
         pa.field("kept", pa.bool_()),
         *(pa.field(f"verdict_{name}", pa.string()) for name in names),
-        *list(schema.COMPLETIONS)[1:],
+        *(schema.COMPLETIONS.field(name) for name in TOLD[1:]),
+        pa.field("score", pa.float32()),
         pa.field("prompt_number", pa.int64()),
         pa.field("sample", pa.int32()),
         pa.field("seed", pa.int64()),
@@ -75,6 +89,7 @@ def _generated_row(
         "gold": asked.gold,
         "reasoning": one.parts.reasoning,
         "kept": not one.dropped,
+        "score": one.score,
         "prompt_number": asked.prompt,
         "sample": asked.sample,
         "seed": asked.seed,

@@ -19,6 +19,8 @@ class Sample:
     verdicts: dict[str, str | None] = field(default_factory=dict)
     """By filter, in their order: why it was dropped, or None where it passed; a filter that it did
     not come to is not there."""
+    score: float | None = None
+    """What a reward model says of it; None where none was asked."""
 
     def __post_init__(self) -> None:
         """Tell reasoning and answer apart."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from raykd.config.filters import FilterConfig
 from raykd.config.generation import GenerationConfig
@@ -11,6 +13,9 @@ from raykd.errors import GenerationError
 from raykd.generation import answers, texts
 from raykd.generation.duplicates import duplicates
 from raykd.generation.samples import Sample
+
+if TYPE_CHECKING:
+    from raykd.generation.scorer import Score
 
 ANSWERED = "answered"
 """What every completion must pass first: that there is one."""
@@ -21,13 +26,18 @@ Judge = Callable[[Sequence[Sample]], list[str | None]]
 """Why each is dropped, or None."""
 
 
-def select(samples: Sequence[Sample], config: GenerationConfig) -> None:
+def select(samples: Sequence[Sample], config: GenerationConfig, score: Score | None = None) -> None:
     """Write every filter's verdict into the samples that come to it.
+
+    Args:
+        samples: All completions.
+        config: The job's section.
+        score: What its `scorer` says; None where it has none.
 
     Raises:
         GenerationError: Nothing is left; shows what each filter dropped.
     """
-    for name, judge in judges(config):
+    for name, judge in judges(config, score):
         left = [one for one in samples if not one.dropped]
         for one, verdict in zip(left, judge(left), strict=True):
             one.verdicts[name] = verdict
@@ -35,7 +45,7 @@ def select(samples: Sequence[Sample], config: GenerationConfig) -> None:
         raise GenerationError(_nothing_left(samples))
 
 
-def judges(config: GenerationConfig) -> Iterator[tuple[str, Judge]]:
+def judges(config: GenerationConfig, score: Score | None = None) -> Iterator[tuple[str, Judge]]:
     """The filters of a job by their names; a second one of a kind has a number."""
     yield ANSWERED, lambda samples: [_unanswered(one, config) for one in samples]
     seen: Counter[str] = Counter()
@@ -44,7 +54,7 @@ def judges(config: GenerationConfig) -> Iterator[tuple[str, Judge]]:
         number = f"_{seen[one.name]}" if seen[one.name] > 1 else ""
         yield one.name + number, judge_of(one)
     if (most := config.keep_best) is not None:
-        yield KEEP_BEST, lambda samples: _not_among_best(samples, most)
+        yield KEEP_BEST, lambda samples: _not_among_best(samples, most, score)
 
 
 def judge_of(config: FilterConfig) -> Judge:
@@ -84,18 +94,30 @@ def _unanswered(one: Sample, config: GenerationConfig) -> str | None:
     return None if one.answer else "no answer after the reasoning"
 
 
-def _not_among_best(samples: Sequence[Sample], most: int) -> list[str | None]:
-    """Drop all but the samples of each prompt that the teacher finds likeliest."""
+def _not_among_best(samples: Sequence[Sample], most: int, score: Score | None) -> list[str | None]:
+    """Drop all but the best samples of each prompt."""
+    by, worth = "mean log probability", _likelihood
+    if score is not None:
+        by, worth = "score", _scored
+        for one, found in zip(samples, score(samples), strict=True):
+            one.score = found
     by_prompt: dict[int, list[Sample]] = defaultdict(list)
     for one in samples:
         by_prompt[one.request.prompt].append(one)
     for group in by_prompt.values():
-        group.sort(key=lambda one: (-_likelihood(one), one.request.sample))
+        group.sort(key=lambda one: (-worth(one), one.request.sample))
     places = {id(one): i for group in by_prompt.values() for i, one in enumerate(group)}
-    return [
-        None if places[id(one)] < most else f"number {places[id(one)] + 1} by mean log probability"
-        for one in samples
-    ]
+    return [_place(places[id(one)], most, by, worth(one)) for one in samples]
+
+
+def _place(place: int, most: int, by: str, worth: float) -> str | None:
+    if worth == -math.inf:
+        return "longer than the scorer reads"
+    return None if place < most else f"number {place + 1} by {by}"
+
+
+def _scored(one: Sample) -> float:
+    return -math.inf if one.score is None else one.score
 
 
 def _likelihood(one: Sample) -> float:

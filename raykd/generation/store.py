@@ -8,7 +8,7 @@ them hold is the same.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,11 +34,17 @@ KEPT: Final = pa.schema(
 )
 """A completion as it is kept, readable by itself."""
 
+TOLD: Final = [name for name in schema.COMPLETIONS.names if name != schema.LOGPROBS]
+"""What is read of all completions at once."""
+
+LOGPROB_ROWS: Final = 64
+"""Completions whose log probabilities are in memory at once."""
+
 MERGE_AT: Final = 64
 """Files of one answer each that become one file."""
 
 Completion = dict[str, Any]
-"""A row of `schema.COMPLETIONS`."""
+"""`TOLD` of `schema.COMPLETIONS`."""
 
 
 class GenerationStore:
@@ -64,9 +70,39 @@ class GenerationStore:
         """
         found: dict[str, Completion] = {}
         wanted = pa.array(sorted(keys), pa.string())
+        for table in self._tables(["key", *TOLD]):
+            for row in table.filter(pc.is_in(table.column("key"), wanted)).to_pylist():
+                found[row.pop("key")] = row
+        return found
+
+    def logprobs(self, keys: set[str]) -> Iterator[dict[str, list[dict[str, Any]] | None]]:
+        """What the endpoint said of each token of these, a few completions at a time.
+
+        Args:
+            keys: Of the completions; one that is not kept is left out.
+
+        Yields:
+            Key to a value of `schema.TOKENS`, None where nothing was said; each key once.
+
+        Raises:
+            StorageError: A file there cannot be read.
+        """
+        left = set(keys)
+        for table in self._tables(["key", schema.LOGPROBS]):
+            here = [key in left for key in table.column("key").to_pylist()]
+            wanted = table.filter(pa.array(here, pa.bool_()))
+            for at in range(0, wanted.num_rows, LOGPROB_ROWS):
+                rows = wanted.slice(at, LOGPROB_ROWS).to_pylist()
+                part = {row["key"]: row.get(schema.LOGPROBS) for row in rows if row["key"] in left}
+                left -= part.keys()
+                yield part
+
+    def _tables(self, columns: list[str]) -> Iterator[pa.Table]:
+        """Some columns of all files; one that an older file lacks is left out."""
         for file in sorted(self._directory.glob("part-*.parquet")):
             try:
-                table = pq.read_table(file, columns=["key", *schema.COMPLETIONS.names])
+                there = pq.read_schema(file).names
+                yield pq.read_table(file, columns=[name for name in columns if name in there])
             except FileNotFoundError:
                 continue  # another run has just merged it
             except (pa.ArrowException, OSError) as error:
@@ -74,9 +110,6 @@ class GenerationStore:
                     f"{file}: kept completions cannot be read ({_first_line(error)}); remove the "
                     "file, and what it held is asked for again"
                 ) from None
-            for row in table.filter(pc.is_in(table.column("key"), wanted)).to_pylist():
-                found[row.pop("key")] = row
-        return found
 
     def write(self, asked: Sequence[Request], answer: pa.Table) -> None:
         """Keep an answer; when this returns, a run that is killed has not lost it.

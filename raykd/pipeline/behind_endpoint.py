@@ -33,6 +33,8 @@ def teacher_identity(job: Job, source: ModelSource) -> str:
     if endpoint is None:
         return identity_of(source)
     more = {"extra_body": endpoint.extra_body, "logprobs": endpoint.logprobs}
+    if endpoint.top_logprobs is not None:
+        more["top_logprobs"] = endpoint.top_logprobs
     digest = hashlib.sha256(json.dumps([more, endpoint.send_seed], sort_keys=True).encode())
     return f"{endpoint.base_url}#{digest.hexdigest()[:8]}"
 

@@ -17,9 +17,12 @@ from raykd.generation.coordinator import completions
 from raykd.generation.provenance import generated_table, learned_table
 from raykd.generation.samples import Sample
 from raykd.generation.selection import counts, select
+from raykd.models.identity import identity_of
 from raykd.models.load import load_tokenizer
+from raykd.pipeline import given
 from raykd.pipeline.behind_endpoint import paid
 from raykd.pipeline.prompting import requests_of
+from raykd.pipeline.rewarding import reward_model
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.pipeline.stages import Models
 from raykd.pipeline.writing import paid_folder, sampling_text, store_of, teacher_name
@@ -46,14 +49,16 @@ def choose(job: Job, run: RunDirectory, models: Models) -> dict[str, Any]:
     written = completions(asked, store_of(job, run, models))
     samples = [Sample(*pair) for pair in zip(asked, written, strict=True)]
     try:
-        select(samples, generation)
+        select(samples, generation, reward_model(job, models))
+        _check_rendering(job, models, samples, learned_table(samples, generation.reasoning))
+        if job.targets_are_given:
+            given.judge(job, run, models, samples)
     finally:
         # What was dropped is what a person looks at when nothing is left.
         table = generated_table(samples, teacher_name(job, models), sampling_text(job))
         _publish(table, run.generated)
     learned = learned_table(samples, generation.reasoning)
-    _check_rendering(job, models, samples, learned)
-    _publish(learned, run.learned)
+    _publish(given.with_keys(learned, samples) if job.targets_are_given else learned, run.learned)
     told = _told(samples) | {"fingerprint": fingerprint}
     if spent := paid(job, paid_folder(job, run, models)):
         told["paid"] = spent
@@ -126,4 +131,8 @@ def _fingerprint(job: Job, models: Models) -> str:
         "teacher": teacher_name(job, models),
         "tokenizer": models.tokenizer_identity,
     }
+    if models.scorer is not None:
+        facts["scorer"] = identity_of(models.scorer)
+    if job.targets_are_given:
+        facts["given"] = [models.vocab_size, job.data.append_eos]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -14,12 +14,14 @@ from typing import Any, Final
 
 import pyarrow.parquet as pq
 
-from raykd.config.corpus import ColumnsConfig, CorpusConfig
+from raykd.config.corpus import CorpusConfig
 from raykd.config.job import Job
 from raykd.errors import GenerationError
 from raykd.evaluation.report_data import Generated
+from raykd.generation.provenance import columns_of
 from raykd.pipeline import cluster
 from raykd.pipeline.choosing import choose, read_summary
+from raykd.pipeline.rewarding import gpus_to_choose
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.pipeline.stages import Models
 from raykd.pipeline.teacher import Teacher
@@ -33,13 +35,7 @@ def as_learned(job: Job, run: RunDirectory) -> Job:
     """The job whose corpus is what was generated and kept; other jobs as they are."""
     if job.generation is None:
         return job
-    names = pq.read_schema(run.learned).names
-    chats = "messages" in names
-    columns = (
-        ColumnsConfig(messages="messages", group="group")
-        if chats
-        else ColumnsConfig(prompt="prompt", completion="completion", group="group")
-    )
+    columns = columns_of(pq.read_schema(run.learned).names)
     corpus = CorpusConfig(source=str(run.learned), format="parquet", columns=columns)
     return job.model_copy(update={"data": job.data.model_copy(update={"corpus": corpus})})
 
@@ -83,7 +79,9 @@ def generate(
             ):
                 cluster.run_remote(write, job, run, models, client, found, cpus=0, labels=near)
         with progress.stage("choose"):
-            told = cluster.run_remote(choose, job, run, models, cpus=0, labels=near)
+            told = cluster.run_remote(
+                choose, job, run, models, cpus=0, gpus=gpus_to_choose(job), labels=near
+            )
     except BaseException:
         if teacher is not None:
             teacher.stop()

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.endpoint_server import Served, chat, prompt_of, serving
+from tests.endpoint_writer import Writer
 
 from .runs import RAY_WARNINGS, Distil, assert_each_step_once
 
@@ -29,12 +34,10 @@ AT_ONCE = 4
 REFUSED = ("river 3", "river 44")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _key() -> Iterator[None]:
-    """In the environment before Ray starts, as it has to be."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PARROT_KEY", CANARY)
-        yield
+@pytest.fixture(scope="module")
+def ray_environment() -> dict[str, str]:
+    """The key: in the environment before Ray starts, as it has to be."""
+    return {"PARROT_KEY": CANARY}
 
 
 def reply(body: dict[str, Any]) -> dict[str, Any]:
@@ -139,6 +142,89 @@ def test_capped_killed_and_taken_up_again(
     assert_each_step_once(ran.root, 4, 4)
     assert_text_only(ran.report)
     assert_the_key_is_nowhere(tmp_path, ran.printed + ran.report.model_dump_json())
+
+
+def test_what_the_endpoint_tells_is_learned(
+    make_job: Callable[..., Any], distil: Distil, tmp_path: Path, teacher_dir: Path
+) -> None:
+    corpus = tmp_path / "prompts.jsonl"
+    prompts = [f"river {i}" for i in range(NUM_PROMPTS)]
+    corpus.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in prompts))
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps({"prompt": "a stone", "completion": "gives light"}) + "\n")
+    writer = Writer(teacher_dir, lambda prompt: f"The {prompt} moves, müde 😀.")
+    with serving(reply=writer, fault=one_in_ten) as served:
+        job = make_job(
+            {
+                "method": "logits",
+                "data.corpus": {"source": str(corpus), "columns": {"prompt": "prompt"}},
+                "generation": {"as_chat": True, "sampling": {"max_new_tokens": 60}},
+                "evaluation": {
+                    "heldout_fraction": 0.2,
+                    "max_rows": 4,
+                    "every_steps": 2,
+                    "sets": {
+                        "other": {
+                            "source": str(other),
+                            "columns": {"prompt": "prompt", "completion": "completion"},
+                        }
+                    },
+                },
+                "soft_targets": {"values": "fp32"},
+                "teacher": {
+                    "engine": "openai",
+                    "model": "parrot",
+                    "endpoint": {"base_url": served.url, "top_logprobs": 8},
+                },
+            }
+        )
+        ran = distil(job)
+        assert served.answered == Counter(prompts)
+        scores = ran.report.evaluation["heldout"].models
+        assert 0 < scores["student"].kl_to_teacher < scores["untrained"].kl_to_teacher
+        assert ran.report.evaluation["other"].models["student"].kl_to_teacher is None
+        assert [point.step for point in ran.report.heldout_curve] == [0, 2, 4]
+        assert_targets_are_the_models(ran.root, writer)
+
+        # What is told is kept with the text: a store that is gone is filled again, unasked.
+        shutil.rmtree(ran.root.parent / ".soft_targets")
+        shutil.rmtree(ran.root / "checkpoints")
+        (ran.root / "data" / "heldout.scored.arrow").unlink()
+        distil(job, resume=True)
+        assert served.answered == Counter(prompts)
+        assert list((ran.root.parent / ".soft_targets").rglob("*.parquet"))
+
+
+def assert_targets_are_the_models(root: Path, writer: Writer) -> None:
+    """Of held-out rows, against the model's own softmax in float64."""
+    import torch
+
+    with pa.memory_map(str(root / "data" / "heldout.scored.arrow")) as source:
+        rows = pa.ipc.open_file(source).read_all().to_pylist()
+    end = writer.tokenizer.convert_tokens_to_ids("<|end|>")
+    seen = 0
+    for row in rows:
+        ids, positions = row["input_ids"], row["position_ids"]
+        starts = [i for i, position in enumerate(positions) if position == 0] + [len(ids)]
+        logprobs: list[Any] = []
+        for a, b in pairwise(starts):
+            with torch.inference_mode():
+                logits = writer.model(torch.tensor([ids[a:b]])).logits[0].double()
+            logprobs += logits.log_softmax(-1)
+        learned = [i for i, flag in enumerate(row["loss_mask"]) if flag]
+        for n, i in enumerate(learned):
+            if ids[i + 1] == end:
+                assert row["target_ids"][8 * n] == end
+                continue
+            top = logprobs[i].topk(8)
+            assert row["target_ids"][8 * n : 8 * n + 8] == top.indices.tolist()
+            assert row["target_logprobs"][8 * n : 8 * n + 8] == pytest.approx(
+                top.values.tolist(), abs=1e-4
+            )
+            tail = float(torch.log1p(-top.values.exp().sum()))
+            assert row["target_log_tail"][n] == pytest.approx(tail, abs=1e-4)
+            seen += 1
+    assert seen > 50
 
 
 def assert_text_only(report: Any) -> None:

@@ -60,6 +60,7 @@ def test_completions_come_row_for_row(
             "prompt_tokens": 10,
             "completion_tokens": 5,
             "mean_logprob": None,
+            "logprobs": None,
         }
         for i in range(5)
     ]
@@ -399,3 +400,60 @@ def test_the_seed_travels_only_where_it_is_drawn_from(
     assert (seeded["temperature"], seeded["top_p"], seeded["stop"]) == (0.7, 0.9, ["\n"])
     assert "seed" not in without
     assert prompt_of(cold) == "word 0"
+
+
+def with_logprobs(body: dict[str, Any]) -> dict[str, Any]:
+    """One token, of which one other is told; of word 2 nothing."""
+    if prompt_of(body) == "word 2":
+        return chat("Y")
+    entry = {"token": "Y", "bytes": [89], "logprob": -0.25}
+    return chat("Y", logprobs={"content": [{**entry, "top_logprobs": [entry]}]})
+
+
+def test_top_logprobs_are_asked_for_and_kept(
+    served: Served, teacher: Any, sampling: SamplingConfig, prompts: Any, tmp_path: Path
+) -> None:
+    served.reply = with_logprobs
+    told = teacher(top_logprobs=3)
+    first = ask(told, sampling, tmp_path, prompts(2)).column("logprobs").to_pylist()
+    one = {"token": b"Y", "token_id": None, "logprob": -0.25}
+    assert first == 2 * [[{**one, "top": [one]}]]
+    assert all(body["logprobs"] is True and body["top_logprobs"] == 3 for body in served.bodies)
+    # What was paid for comes with them, unasked.
+    again = ask(told, sampling, tmp_path, prompts(2)).column("logprobs").to_pylist()
+    assert again == first
+    assert len(served.bodies) == 2
+
+
+def test_a_text_has_their_number_in_the_old_place(
+    served: Served, teacher: Any, sampling: SamplingConfig, prompts: Any, tmp_path: Path
+) -> None:
+    columns = {"tokens": ["Y"], "token_logprobs": [-0.25], "top_logprobs": [{"Y": -0.25}]}
+    served.reply = lambda body: {
+        "choices": [{"text": "Y", "finish_reason": "stop", "logprobs": columns}]
+    }
+    text = prompts(1, messages=None, text="once upon")
+    table = ask(teacher(top_logprobs=3), sampling, tmp_path, text)
+    assert table.column("logprobs").to_pylist()[0][0]["token"] == b"Y"
+    assert served.bodies[0]["logprobs"] == 3
+    assert "top_logprobs" not in served.bodies[0]
+
+
+def test_an_endpoint_without_them_is_told_of_at_its_first_answer(
+    served: Served, teacher: Any, sampling: SamplingConfig, prompts: Any, tmp_path: Path
+) -> None:
+    told = teacher(top_logprobs=3, max_concurrent_requests=1)
+    answers, totals = ask_all(told, sampling, tmp_path, prompts(5))
+    assert all(isinstance(answer, TeacherError) for answer in answers)
+    assert "top_logprobs: 3 were asked for" in str(answers[0])
+    assert "method: sequence" in str(answers[0])
+    assert totals.answers == 1
+
+
+def test_one_answer_without_them_among_others_is_an_answer(
+    served: Served, teacher: Any, sampling: SamplingConfig, prompts: Any, tmp_path: Path
+) -> None:
+    served.reply = with_logprobs
+    told = teacher(top_logprobs=3, max_concurrent_requests=1)
+    found = ask(told, sampling, tmp_path, prompts(4)).column("logprobs").to_pylist()
+    assert [one is None for one in found] == [False, False, True, False]

@@ -10,6 +10,7 @@ import pytest
 
 from raykd.endpoint.answer import Answer
 from raykd.endpoint.ledger import Ledger
+from raykd.endpoint.logprobs import packed, unpacked
 from raykd.errors import StorageError
 
 
@@ -88,3 +89,35 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="what is paid for must be kept"):
         Ledger(tmp_path / "file", "one")
+
+
+def test_log_probabilities_are_kept_and_old_lines_have_none(tmp_path: Path) -> None:
+    told = packed([("\xf0", -0.5, [("\xf0", -0.5), (7, -1.5), (None, -2.0)])])
+
+    async def add() -> None:
+        with Ledger(tmp_path, "one") as ledger:
+            await ledger.add("a", Answer("A", "stop", logprobs=told), 0.5)
+
+    asyncio.run(add())
+    # As it was written before answers had them.
+    answer = {"completion": "B", "finish_reason": "stop", "prompt_tokens": 2}
+    answer |= {"completion_tokens": 3, "mean_logprob": None}
+    line = {"key": "b", "run": "one", "cost_usd": 0.25, "answer": answer}
+    (tmp_path / "paid-old.jsonl").write_text(json.dumps(line) + "\n")
+    with Ledger(tmp_path, "one") as ledger:
+        assert ledger.totals.cost_usd == 0.75
+        first, second = ledger.find("a"), ledger.find("b")
+    assert second == Answer("B", "stop", 2, 3)
+    assert first is not None
+    assert unpacked(first.logprobs) == [
+        {
+            "token": b"\xf0",
+            "token_id": None,
+            "logprob": -0.5,
+            "top": [
+                {"token": b"\xf0", "token_id": None, "logprob": -0.5},
+                {"token": None, "token_id": 7, "logprob": -1.5},
+                {"token": None, "token_id": None, "logprob": -2.0},
+            ],
+        }
+    ]

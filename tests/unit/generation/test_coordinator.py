@@ -164,3 +164,47 @@ def test_two_runs_may_write_the_same(
     )
     other.write(wanted, table)
     assert completions(wanted, store) == [answer_to(f"prompt {i}") for i in range(10)]
+
+
+def told(n: int) -> list[dict[str, object]]:
+    """What an endpoint says of one token."""
+    one = {"token": b"\xf0", "token_id": None, "logprob": -0.5 * n}
+    return [{**one, "top": [{"token": None, "token_id": 7, "logprob": -1.5}]}]
+
+
+def test_log_probabilities_are_read_apart_a_few_at_a_time(
+    wanted: list[Request], store: GenerationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "LOGPROB_ROWS", 3)
+    rows = [
+        {**answer_to(str(one.text)), "logprobs": None if n == 4 else told(n)}
+        for n, one in enumerate(wanted)
+    ]
+    store.write(wanted, pa.Table.from_pylist(rows, schema=schema.COMPLETIONS))
+    keys = {one.key for one in wanted}
+    assert all("logprobs" not in row for row in store.read(keys).values())
+    parts = list(store.logprobs(keys | {"never asked"}))
+    assert [len(part) for part in parts] == [3, 3, 3, 1]
+    found = {key: value for part in parts for key, value in part.items()}
+    assert found == {one.key: None if n == 4 else told(n) for n, one in enumerate(wanted)}
+
+
+def test_each_is_told_once_though_two_files_hold_it(
+    wanted: list[Request], store: GenerationStore
+) -> None:
+    rows = [{**answer_to(str(one.text)), "logprobs": told(1)} for one in wanted]
+    for _ in range(2):
+        store.write(wanted, pa.Table.from_pylist(rows, schema=schema.COMPLETIONS))
+    assert sum(len(part) for part in store.logprobs({one.key for one in wanted})) == len(wanted)
+
+
+def test_files_from_before_there_were_log_probabilities_are_read(
+    wanted: list[Request], store: GenerationStore, tmp_path: Path
+) -> None:
+    run(wanted, store, Teacher())
+    [file] = (tmp_path / "kept").glob("part-*")
+    pq.write_table(pq.read_table(file).drop_columns("logprobs"), file)
+    keys = {one.key for one in wanted}
+    assert set(store.read(keys)) == keys
+    [part] = store.logprobs(keys)
+    assert part == dict.fromkeys([one.key for one in wanted])

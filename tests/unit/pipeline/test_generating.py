@@ -52,7 +52,10 @@ class Case:
         self.job, self.run, self.client = job, RunDirectory.of(job), Client()
         self.run.logs.mkdir(parents=True, exist_ok=True)
         self.models: Any = SimpleNamespace(
-            teacher=ModelSource(str(teacher)), teacher_identity="t", tokenizer_identity="v"
+            teacher=ModelSource(str(teacher)),
+            teacher_identity="t",
+            tokenizer_identity="v",
+            scorer=None,
         )
 
     def written(self) -> dict[str, Any]:
