@@ -39,6 +39,11 @@ class ColumnsConfig(Section):
         description="Column of whole numbers: documents of one number, such as answers to one "
         "question, are all held out or all learned from. None holds out each by itself.",
     )
+    slice: str | None = Field(
+        None,
+        description="Column of the name of the slice that a document is of; `teacher.of_slices` "
+        "says which slices have a teacher of their own.",
+    )
 
     @model_validator(mode="after")
     def _one_layout(self) -> Self:
@@ -57,7 +62,7 @@ class ColumnsConfig(Section):
     def names(self) -> list[str]:
         """The columns a record must have, in order."""
         wanted = [self.text, self.prompt, self.completion, self.messages]
-        wanted += [self.text_pair, self.label, self.group]
+        wanted += [self.text_pair, self.label, self.group, self.slice]
         return [name for name in wanted if name is not None]
 
 

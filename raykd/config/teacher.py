@@ -7,11 +7,12 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from raykd.config import mixture, rules_endpoint, rules_vllm
+from raykd.config import mixture, of_slices, rules_endpoint, rules_vllm
 from raykd.config.endpoint import EndpointConfig
 from raykd.config.method import EngineName
 from raykd.config.mixture import MixedInConfig
 from raykd.config.model import Device, Dtype, ModelConfig
+from raykd.config.of_slices import OfSliceConfig
 from raykd.config.section import Section
 from raykd.config.vllm import VllmConfig
 
@@ -57,6 +58,12 @@ class TeacherConfig(ModelConfig):
         description="`engine: transformers` only: other models with the same tokenizer; what the "
         "student learns from is the weighted average of all distributions. Every shard holds a "
         "part of each.",
+    )
+    of_slices: dict[str, OfSliceConfig] = Field(
+        default_factory=dict,
+        description="`engine: transformers` only: models with the same tokenizer by the slice of "
+        "the data that each teaches alone (`columns.slice`); `model` teaches all others. Every "
+        "shard holds a part of each.",
     )
     device: Device = Field(
         "gpu", description="`gpu` shards talk over NCCL, `cpu` shards over gloo."
@@ -135,6 +142,7 @@ class TeacherConfig(ModelConfig):
     @model_validator(mode="after")
     def _mixture_fits(self) -> Self:
         mixture.check_teacher(self)
+        of_slices.check_teacher(self)
         return self
 
     @model_validator(mode="after")

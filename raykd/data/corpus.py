@@ -10,7 +10,14 @@ from pathlib import Path
 
 from raykd.config.corpus import CorpusConfig, CorpusFormat
 from raykd.data import formats
-from raykd.data.documents import BadRecord, BadRecords, Document, content_of, group_of
+from raykd.data.documents import (
+    BadRecord,
+    BadRecords,
+    Document,
+    content_of,
+    group_of,
+    slice_of,
+)
 from raykd.errors import CorpusError
 from raykd.package_paths import is_package_reference, resolve_package_path
 
@@ -86,10 +93,11 @@ def _documents(corpus: CorpusConfig, bad_records: BadRecords) -> Iterator[Docume
                 raise record.columns
             content = content_of(record.columns, corpus.columns)
             group = group_of(record.columns, corpus.columns)
+            of_slice = slice_of(record.columns, corpus.columns)
         except BadRecord as bad:
             bad_records.report(record.place, str(bad), record.excerpt)
             continue
-        yield Document(index if group is None else group, record.place, content)
+        yield Document(index if group is None else group, record.place, content, of_slice)
         index += 1
 
 

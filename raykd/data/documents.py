@@ -74,6 +74,8 @@ class Document:
     index: int
     place: str
     content: Content
+    slice: str | None = None
+    """The slice of the data that it is of; None where the corpus names none."""
 
 
 class BadRecord(Exception):
@@ -190,6 +192,15 @@ def group_of(record: Mapping[str, Any], columns: ColumnsConfig) -> int | None:
             f"column {columns.group!r} must be a whole number of at least 0; found {_kind(value)}"
         )
     return value
+
+
+def slice_of(record: Mapping[str, Any], columns: ColumnsConfig) -> str | None:
+    """The slice that a document is of; None without slices.
+
+    Raises:
+        BadRecord: It is no text.
+    """
+    return None if columns.slice is None else _text(record[columns.slice], columns.slice)
 
 
 def missing_column(name: str, present: list[str]) -> str:

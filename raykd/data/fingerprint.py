@@ -50,7 +50,11 @@ def corpus_facts(corpus: CorpusConfig, field: str) -> dict[str, Any]:
         inner = sorted(p for p in file.path.rglob("*") if p.is_file())
         paths += inner if file.path.is_dir() else [file.path]
     seen = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    return {"config": corpus.model_dump(mode="json"), "files": seen}
+    config = corpus.model_dump(mode="json")
+    if corpus.columns.slice is None:
+        # Rows of before slices had a column stay what they are.
+        del config["columns"]["slice"]
+    return {"config": config, "files": seen}
 
 
 def fingerprint_of(facts: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:

@@ -214,6 +214,11 @@ def _only_text_column(path: Path, corpus: CorpusConfig, what: str) -> str:
             f"{path}: {what} has no column {corpus.columns.label!r}; use JSONL or Parquet, or for "
             "plain text in a folder a label `label_from_folder: true`"
         )
+    if corpus.columns.slice is not None:
+        raise CorpusError(
+            f"{path}: {what} has no column {corpus.columns.slice!r} to name slices; use JSONL or "
+            "Parquet"
+        )
     if corpus.columns.text is None:
         raise CorpusError(
             f"{path}: {what} has no columns {', '.join(map(repr, corpus.columns.names))}; "

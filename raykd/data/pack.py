@@ -81,6 +81,7 @@ class PackingStats:
             nothing predicts them.
         tokens_padded: Padding in rows.
         bad_records: Records of the corpus that were skipped.
+        rows_taught: Rows of each teacher, where slices have their own; else empty.
     """
 
     packing: Literal["pack", "pad"] = "pack"
@@ -97,6 +98,7 @@ class PackingStats:
     tokens_at_seams: int = 0
     tokens_padded: int = 0
     bad_records: int = 0
+    rows_taught: dict[str, int] = field(default_factory=dict)
 
     def count_row(self, row: PackedRow) -> None:
         """Count a row that is written."""
@@ -107,7 +109,10 @@ class PackingStats:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return asdict(self)
+        tree = asdict(self)
+        if not self.rows_taught:
+            del tree["rows_taught"]
+        return tree
 
     def sentence(self) -> str:
         """One line for people."""
@@ -130,6 +135,9 @@ class PackingStats:
             parts.append(f"{self.tokens_unused:,} tokens beyond the set's limit unused")
         if self.bad_records:
             parts.append(f"{self.bad_records:,} bad records skipped")
+        if self.rows_taught:
+            told = ", ".join(f"{name} {rows:,}" for name, rows in self.rows_taught.items())
+            parts.append(f"rows of each teacher: {told}")
         return ", ".join(parts)
 
 
@@ -149,6 +157,7 @@ class Packer:
         buckets_tokens: list[int] | None = None,
         long_documents: Literal["split", "cut", "refuse"] = "split",
         pad_id: int = 0,
+        stats: PackingStats | None = None,
     ) -> None:
         """Take the shape of rows.
 
@@ -159,6 +168,7 @@ class Packer:
                 `sequence_length_tokens`. None or empty: halves of it.
             long_documents: What becomes of a document longer than a row.
             pad_id: The id that fills rows up.
+            stats: What it counts in; None counts anew.
         """
         self._length = sequence_length_tokens
         self._packing = packing
@@ -166,7 +176,7 @@ class Packer:
         self._long_documents = long_documents
         self._pad_id = pad_id
         self._open: list[_OpenRow] = []
-        self.stats = PackingStats(packing=packing, sequence_length_tokens=sequence_length_tokens)
+        self.stats = stats or PackingStats(packing, sequence_length_tokens)
 
     def add(self, document: TokenizedDocument) -> list[PackedRow]:
         """Take one document; return the rows that it finished.

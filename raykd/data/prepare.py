@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from raykd.config.corpus import CorpusConfig, DataConfig
 from raykd.config.job import Job
 from raykd.data.corpus import read_documents
 from raykd.data.documents import BadRecords, Document
 from raykd.data.fingerprint import corpus_facts, data_facts, fingerprint_of, job_facts
-from raykd.data.labelled import LabelledTokenizer, LabelSpec, label_facts
-from raykd.data.order import mix
-from raykd.data.pack import PackedRow, Packer, PackingStats
+from raykd.data.heldout import HeldoutSplit, NearestScores
+from raykd.data.labelled import LabelledTokenizer
+from raykd.data.masked import MaskedTokenizer, MaskingSpec, Taught, taught_facts
+from raykd.data.of_slices import SliceTeachers, slice_facts
+from raykd.data.pack import PackingStats
 from raykd.data.publish import published, reusable, write_summary
-from raykd.data.rows import PreparedRows, RowWriter, open_rows
+from raykd.data.rows import PreparedRows, open_rows
+from raykd.data.set_rows import SetRows
 from raykd.data.tokenize import DocumentTokenizer, TokenizedDocument
 from raykd.errors import CorpusError, StorageError
 
@@ -38,7 +39,7 @@ def prepare(
     logs: Path,
     *,
     must_exist: bool = False,
-    labels: LabelSpec | None = None,
+    labels: Taught | None = None,
 ) -> dict[str, PackingStats]:
     """Prepare every set of a job, or reuse what an equal job has prepared there.
 
@@ -58,7 +59,9 @@ def prepare(
         CorpusError: A corpus cannot be read as the job says, or has too little text.
         StorageError: The directory cannot be written, or holds something else.
     """
-    fingerprint = fingerprint_of(job_facts(job) | label_facts(labels), tokenizer)
+    teachers = SliceTeachers.of(job)
+    facts = job_facts(job) | taught_facts(labels) | slice_facts(teachers)
+    fingerprint = fingerprint_of(facts, tokenizer)
     known = reusable(directory, fingerprint)
     if known is not None:
         return known
@@ -73,7 +76,8 @@ def prepare(
         stats = _prepare_training_corpus(job, tokenizer, aside, side_file, labels)
         for name, corpus in job.evaluation.sets.items():
             bad_records = BadRecords.of(corpus, f"evaluation.sets.{name}", side_file)
-            with _SetRows(aside / name, job.data, tokenizer, job.evaluation.max_rows) as rows:
+            most = job.evaluation.max_rows
+            with SetRows(aside / name, job.data, tokenizer, most, teachers) as rows:
                 stats[name] = _fill_alone(rows, corpus, bad_records, labels)
         write_summary(aside, fingerprint, stats)
     return stats
@@ -86,7 +90,7 @@ def prepare_set(
     directory: Path,
     max_rows: int | None = None,
     bad_records: BadRecords | None = None,
-    labels: LabelSpec | None = None,
+    labels: Taught | None = None,
 ) -> PackingStats:
     """Prepare one corpus as one set of rows.
 
@@ -109,114 +113,23 @@ def prepare_set(
         "data": data_facts(data),
         "max_rows": max_rows,
     }
-    fingerprint = fingerprint_of(facts | label_facts(labels), tokenizer)
+    fingerprint = fingerprint_of(facts | taught_facts(labels), tokenizer)
     name = "rows"
     known = reusable(directory, fingerprint)
     if known is not None:
         return known[name]
     with published(directory) as aside:
-        with _SetRows(aside, data, tokenizer, max_rows) as rows:
+        with SetRows(aside, data, tokenizer, max_rows) as rows:
             stats = _fill_alone(rows, corpus, bad_records, labels)
         write_summary(aside, fingerprint, {name: stats})
     return stats
 
 
-@dataclass(frozen=True)
-class HeldoutSplit:
-    """Which documents of the corpus are held out: a pure function of the seed and the document.
-
-    Attributes:
-        seed: The job's.
-        fraction: Share of the documents held out.
-        moved: Documents that go to the other side, because one side would have no rows.
-    """
-
-    seed: int
-    fraction: float
-    moved: frozenset[int] = frozenset()
-
-    def holds_out(self, index: int) -> bool:
-        """Whether document `index` is kept out of training."""
-        return (self.score(index) < self.fraction) != (index in self.moved)
-
-    def score(self, index: int) -> float:
-        """The document's draw, uniform in [0, 1)."""
-        key = mix(np.array([self.seed], dtype=np.uint64)) ^ np.uint64(0x48454C444F5554)
-        draw = mix(mix(key) + np.uint64(index))
-        return float(draw[0] >> np.uint64(11)) / 2.0**53
-
-
-class _SetRows:
-    """One set being written: documents in, rows on disk, stats kept. Close it by `with`."""
-
-    def __init__(
-        self,
-        directory: Path,
-        data: DataConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        max_rows: int | None = None,
-    ) -> None:
-        pad_id = _pad_id(tokenizer)
-        self.data = data
-        self.tokenizer = tokenizer
-        self._max_rows = max_rows
-        self._writer = RowWriter(directory, pad_id)
-        self._packer = Packer(
-            data.sequence_length_tokens,
-            data.packing,
-            data.pad_buckets_tokens,
-            data.long_documents,
-            pad_id,
-        )
-
-    def __enter__(self) -> _SetRows:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._writer.close()
-        else:
-            self._writer.abandon()
-
-    @property
-    def stats(self) -> PackingStats:
-        """What became of the documents so far."""
-        return self._packer.stats
-
-    @property
-    def full(self) -> bool:
-        """Whether the set has all the rows it may have."""
-        return self._max_rows is not None and self.stats.rows >= self._max_rows
-
-    @property
-    def num_useful(self) -> int:
-        """Documents that give rows."""
-        return self.stats.documents - self.stats.documents_dropped
-
-    def add(self, document: TokenizedDocument) -> bool:
-        """Take one document; return whether it gives rows."""
-        before = self.num_useful
-        self._keep(self._packer.add(document))
-        return self.num_useful > before
-
-    def flush(self) -> None:
-        """Write the rows that are not full."""
-        self._keep(self._packer.flush())
-
-    def _keep(self, rows: list[PackedRow]) -> None:
-        for row in rows:
-            if self.full:
-                self.stats.tokens_unused += row.num_tokens
-            else:
-                self.stats.count_row(row)
-                self._writer.add(row)
-
-
 def _fill_alone(
-    rows: _SetRows, corpus: CorpusConfig, bad_records: BadRecords, labels: LabelSpec | None
+    rows: SetRows, corpus: CorpusConfig, bad_records: BadRecords, labels: Taught | None
 ) -> PackingStats:
     """Write a corpus into one set, reading no further than the set needs."""
-    tokenize = _tokenizing(rows.tokenizer, rows.data, bad_records, labels)
+    tokenize = tokenizing(rows.tokenizer, rows.data, bad_records, labels)
     for document in tokenize(read_documents(corpus, bad_records)):
         rows.add(document)
         if rows.full:
@@ -233,7 +146,7 @@ def _prepare_training_corpus(
     tokenizer: PreTrainedTokenizerBase,
     directory: Path,
     side_file: Path,
-    labels: LabelSpec | None,
+    labels: Taught | None,
 ) -> dict[str, PackingStats]:
     """Write `train` and `heldout` in one pass, or in two where one came out empty."""
     bad_records = BadRecords.of(job.data.corpus, "data.corpus", side_file)
@@ -256,19 +169,21 @@ def _divide(
     directory: Path,
     split: HeldoutSplit,
     bad_records: BadRecords,
-    labels: LabelSpec | None,
+    labels: Taught | None,
 ) -> tuple[dict[str, PackingStats], int | None]:
     """Read the corpus once; return the stats and a document to move if a side has no rows."""
-    tokenize = _tokenizing(tokenizer, job.data, bad_records, labels)
-    nearest = _NearestScores()
+    tokenize = tokenizing(tokenizer, job.data, bad_records, labels)
+    nearest, teachers, most = NearestScores(), SliceTeachers.of(job), job.evaluation.max_rows
     with (
-        _SetRows(directory / TRAIN, job.data, tokenizer) as train,
-        _SetRows(directory / HELDOUT, job.data, tokenizer, job.evaluation.max_rows) as heldout,
+        SetRows(directory / TRAIN, job.data, tokenizer, None, teachers) as train,
+        SetRows(directory / HELDOUT, job.data, tokenizer, most, teachers) as heldout,
     ):
         for document in tokenize(read_documents(job.data.corpus, bad_records)):
             side = heldout if split.holds_out(document.index) else train
             if side.add(document):
                 nearest.note(split.score(document.index), document.index)
+        if teachers is not None:
+            teachers.require_all(train.slices + heldout.slices, bad_records.field)
         train.flush()
         heldout.flush()
         to_move = None
@@ -278,30 +193,21 @@ def _divide(
     return {TRAIN: train.stats, HELDOUT: heldout.stats}, to_move
 
 
-def _tokenizing(
+def tokenizing(
     tokenizer: PreTrainedTokenizerBase,
     data: DataConfig,
     bad_records: BadRecords,
-    labels: LabelSpec | None,
+    labels: Taught | None,
 ) -> Callable[[Iterable[Document]], Iterator[TokenizedDocument]]:
+    """What makes tokens of a corpus's documents: of text, or of what a classifier is taught."""
     if labels is None:
         return DocumentTokenizer(tokenizer, data.append_eos, bad_records)
+    if isinstance(labels, MaskingSpec):
+        return MaskedTokenizer(tokenizer, labels, data, bad_records)
     return LabelledTokenizer(tokenizer, labels, data, bad_records)
 
 
-@dataclass
-class _NearestScores:
-    """The useful documents that are nearest to changing sides: (score, index)."""
-
-    lowest: tuple[float, int] = (2.0, -1)
-    highest: tuple[float, int] = (-1.0, -1)
-
-    def note(self, score: float, index: int) -> None:
-        self.lowest = min(self.lowest, (score, index))
-        self.highest = max(self.highest, (score, index))
-
-
-def _check_enough(train: _SetRows, heldout: _SetRows, field: str) -> None:
+def _check_enough(train: SetRows, heldout: SetRows, field: str) -> None:
     useful = train.num_useful + heldout.num_useful
     if useful == 0:
         raise _no_rows(field, train.stats, heldout.stats)
@@ -329,10 +235,3 @@ def _fresh_side_file(logs: Path) -> Path:
     except OSError as error:
         raise StorageError(f"{side_file}: cannot be written ({error.strerror})") from error
     return side_file
-
-
-def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if isinstance(token_id, int):
-            return token_id
-    return 0

@@ -1,7 +1,8 @@
 """Prepared rows on disk: Arrow files that `datasets.load_from_disk` reads too, with random access.
 
 A directory holds `data-00000.arrow`, ..., the two JSON files that `datasets` wants, `lengths.npy`
-(int32, tokens of each row) and `rows.json`.
+(int32, tokens of each row) and `rows.json`; what is known of rows and no part of them lies beside
+(`data.gold`, `data.of_slices`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pyarrow as pa
 
 from raykd import schema
 from raykd.data.gold import save_gold
+from raykd.data.of_slices import save_teachers
 from raykd.data.pack import Gold, PackedRow
 from raykd.errors import StorageError
 
@@ -31,13 +33,21 @@ _LENGTHS_FILE = "lengths.npy"
 class RowWriter:
     """Writes rows to a new directory in one pass; memory holds one batch of them."""
 
-    def __init__(self, directory: Path, pad_id: int, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        pad_id: int,
+        shard_bytes: int = SHARD_BYTES,
+        *,
+        by_teacher: bool = False,
+    ) -> None:
         """Make the directory.
 
         Args:
             directory: Where; made if missing.
             pad_id: The id that rows are padded with.
             shard_bytes: About the largest size of one file.
+            by_teacher: Write down who teaches each row.
         """
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
@@ -48,12 +58,15 @@ class RowWriter:
         self._lengths: list[npt.NDArray[np.int32]] = []
         self._shards: list[str] = []
         self._gold: list[Gold | None] = []
+        self._teachers: list[int] | None = [] if by_teacher else None
         self._writer: Any = None
         self._written_bytes = 0
 
-    def add(self, row: PackedRow) -> None:
-        """Take one row."""
+    def add(self, row: PackedRow, teacher: int = 0) -> None:
+        """Take one row, and the number of its teacher."""
         self._gold.append(row.gold)
+        if self._teachers is not None:
+            self._teachers.append(teacher)
         self._batch.append(row)
         self._batch_tokens += len(row.input_ids)
         if self._batch_tokens >= BATCH_TOKENS:
@@ -67,6 +80,8 @@ class RowWriter:
         lengths = np.concatenate(self._lengths)
         np.save(self._directory / _LENGTHS_FILE, lengths)
         save_gold(self._directory, self._gold)
+        if self._teachers is not None:
+            save_teachers(self._directory, self._teachers)
         facts = {
             "num_rows": len(lengths),
             "pad_id": self._pad_id,

@@ -15,10 +15,12 @@ from raykd.config.corpus import ColumnsConfig, CorpusConfig, DataConfig
 from raykd.data.corpus import find_files, read_documents, read_records
 from raykd.data.documents import BadRecord, BadRecords, missing_column
 from raykd.data.fingerprint import corpus_facts, data_facts, fingerprint_of
-from raykd.data.pack import Packer, PackingStats
+from raykd.data.masked import Taught, taught_facts
+from raykd.data.of_slices import SliceTeachers, slice_facts
+from raykd.data.pack import PackingStats
+from raykd.data.prepare import tokenizing
 from raykd.data.publish import published, reusable, write_summary
-from raykd.data.rows import RowWriter
-from raykd.data.tokenize import DocumentTokenizer
+from raykd.data.set_rows import SetRows
 from raykd.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ def prepare_sample(
     directory: Path,
     max_rows: int,
     slices: Sequence[str],
+    labels: Taught | None = None,
+    teachers: SliceTeachers | None = None,
 ) -> PackingStats:
     """Prepare the first documents of a corpus, each in rows of its own.
 
@@ -72,6 +76,8 @@ def prepare_sample(
         directory: Where the rows go; it appears whole.
         max_rows: At most this many rows; reading ends there.
         slices: Columns of the records whose values are kept beside the rows.
+        labels: What a classifier is taught; its gold values are kept beside the rows too.
+        teachers: Those of slices; None where one teacher has all the data.
 
     Raises:
         CorpusError: The corpus cannot be read, has no such column, or makes no rows.
@@ -84,12 +90,14 @@ def prepare_sample(
         "max_rows": max_rows,
         "slices": list(slices),
     }
-    fingerprint = fingerprint_of(facts, tokenizer)
+    fingerprint = fingerprint_of(facts | taught_facts(labels) | slice_facts(teachers), tokenizer)
     known = reusable(directory, fingerprint)
     if known is not None:
         return known[_SET]
     with published(directory) as aside:
-        stats, places = _write_rows(corpus, data, tokenizer, aside, max_rows)
+        with SetRows(aside, data, tokenizer, max_rows, teachers) as rows:
+            places = _fill(rows, corpus, labels)
+        stats = rows.stats
         columns = {column: _values(corpus, column, places) for column in slices}
         table = pa.table({_PLACE: places, **{f"slice:{k}": v for k, v in columns.items()}})
         pq.write_table(table, aside / _ORIGINS)
@@ -104,44 +112,24 @@ def read_origins(directory: Path) -> Origins:
     return Origins(places, {name.removeprefix("slice:"): v for name, v in columns.items()})
 
 
-def _write_rows(
-    corpus: CorpusConfig,
-    data: DataConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    directory: Path,
-    max_rows: int,
-) -> tuple[PackingStats, list[str]]:
+def _fill(rows: SetRows, corpus: CorpusConfig, labels: Taught | None) -> list[str]:
     """Write rows until there are enough; return the place of each."""
     bad_records = BadRecords.of(corpus, FIELD, None)
-    pad_id = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
-    packer = Packer(
-        data.sequence_length_tokens, "pad", data.pad_buckets_tokens, data.long_documents, pad_id
-    )
-    tokenize = DocumentTokenizer(tokenizer, data.append_eos, bad_records)
-    writer, places = RowWriter(directory, pad_id), list[str]()
-    try:
-        for document in tokenize(read_documents(corpus, bad_records)):
-            for row in packer.add(document):
-                if len(places) < max_rows:
-                    packer.stats.count_row(row)
-                    writer.add(row)
-                    places.append(document.place)
-                else:
-                    packer.stats.tokens_unused += row.num_tokens
-            if len(places) >= max_rows:
-                break
-        packer.stats.bad_records = bad_records.count
-        if not places:
-            raise CorpusError(
-                f"{FIELD}: its {packer.stats.documents:,} documents make no row: each has fewer "
-                "than two tokens or nothing to learn; give more text, and see that the columns "
-                "are the right ones (--column)"
-            )
-    except BaseException:
-        writer.abandon()
-        raise
-    writer.close()
-    return packer.stats, places
+    tokenize = tokenizing(rows.tokenizer, rows.data, bad_records, labels)
+    places = list[str]()
+    for document in tokenize(read_documents(corpus, bad_records)):
+        rows.add(document)
+        places += [document.place] * (rows.stats.rows - len(places))
+        if rows.full:
+            break
+    rows.stats.bad_records = bad_records.count
+    if not places:
+        raise CorpusError(
+            f"{FIELD}: its {rows.stats.documents:,} documents make no row: each has fewer than two "
+            "tokens or nothing to learn; give more text, and see that the columns are the right "
+            "ones (--column)"
+        )
+    return places
 
 
 def _values(corpus: CorpusConfig, column: str, places: Sequence[str]) -> list[str]:

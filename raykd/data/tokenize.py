@@ -42,6 +42,7 @@ class TokenizedDocument:
         gold: float32 [p, W], of a classifier's document: what is known at each of its p learned
             positions, NaN where nothing is (`data.gold`).
         tokens_cut: Tokens that it was shortened by already.
+        slice: The slice of the data that it is of; None where the corpus names none.
     """
 
     index: int
@@ -50,6 +51,7 @@ class TokenizedDocument:
     learn: npt.NDArray[np.uint8]
     gold: npt.NDArray[np.float32] | None = None
     tokens_cut: int = 0
+    slice: str | None = None
 
 
 class DocumentTokenizer:
@@ -271,4 +273,5 @@ def _tokenized(document: Document, ids: list[int], learn: list[int]) -> Tokenize
         document.place,
         np.asarray(ids, dtype=np.int32),
         np.asarray(learn, dtype=np.uint8),
+        slice=document.slice,
     )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 from raykd.config.corpus import CorpusConfig
 from raykd.config.job import Job
+from raykd.config.model import ModelConfig
 from raykd.config.student import FromPretrained
 from raykd.config.teacher import TeacherConfig
 from raykd.errors import StorageError
+
+AnyModel = TypeVar("AnyModel", bound=ModelConfig)
 
 
 def anchored(job: Job, in_copy: bool) -> Job:
@@ -62,7 +66,17 @@ def _anchor_teacher(teacher: TeacherConfig) -> TeacherConfig:
     """An endpoint's name for its model is no path, though a directory may be called like it."""
     if teacher.endpoint is not None:
         return teacher
-    return teacher.model_copy(update={"model": _absolute(teacher.model)})
+    return teacher.model_copy(
+        update={
+            "model": _absolute(teacher.model),
+            "mixed_in": [_anchor_model(one) for one in teacher.mixed_in],
+            "of_slices": {name: _anchor_model(one) for name, one in teacher.of_slices.items()},
+        }
+    )
+
+
+def _anchor_model(model: AnyModel) -> AnyModel:
+    return model.model_copy(update={"model": _absolute(model.model)})
 
 
 def _anchor_corpus(corpus: CorpusConfig) -> CorpusConfig:

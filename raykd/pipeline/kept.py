@@ -12,9 +12,11 @@ import pyarrow as pa
 
 from raykd.config.job import Job
 from raykd.config.soft_targets import StoreMode
+from raykd.data.of_slices import teachers_of
 from raykd.data.order import RowOrder
 from raykd.data.prepare import open_rows
 from raykd.data.stream import Score
+from raykd.pipeline.at_hand import targets_identity
 from raykd.soft_targets.spec import STATES, CodecSpec
 from raykd.soft_targets.states import whole_documents
 from raykd.store.scoring import KeptScorer
@@ -32,7 +34,8 @@ ROWS_AT_ONCE: Final = 1024
 
 def location_of(job: Job) -> str | None:
     """Where the job's soft targets are kept; None where nothing is."""
-    if job.soft_targets.store_mode == "off" or job.teacher.endpoint is not None:
+    text_only = job.teacher.endpoint is not None and not job.targets_are_given
+    if job.soft_targets.store_mode == "off" or text_only:
         return None
     default = Path(job.storage_path).expanduser().resolve() / DIRECTORY
     return job.soft_targets.store or str(default)
@@ -41,7 +44,8 @@ def location_of(job: Job) -> str | None:
 def holds_anything(job: Job) -> bool:
     """Whether the store has soft targets of any teacher, so that this one may not be needed."""
     location = location_of(job)
-    return location is not None and bool(sections(location))
+    # What an endpoint said is laid there once its text is chosen: nothing is looked up before.
+    return location is not None and not job.targets_are_given and bool(sections(location))
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Kept:
         location = location_of(job)
         if location is None:
             return None
-        teacher = f"{models.teacher_identity}:{job.teacher.dtype}"
+        teacher = targets_identity(job, models.teacher_identity)
         return cls(location, job.soft_targets.store_mode, teacher, models.tokenizer_identity)
 
     def section(self, spec: CodecSpec) -> Section:
@@ -90,6 +94,7 @@ def count_lacking(
     rows_directory: Path,
     order: RowOrder | None = None,
     places: range = range(0),
+    teacher: int | None = None,
 ) -> Lacking:
     """Look up rows in the store; one task on the cluster.
 
@@ -99,9 +104,12 @@ def count_lacking(
         rows_directory: Prepared rows.
         order: Of the run; None looks at all rows.
         places: Of the run, whose rows are looked at.
+        teacher: Only rows of this one of several teachers (`data.of_slices`); None looks at all.
     """
     rows = open_rows(rows_directory)
     wanted = _sources(rows.num_rows, order, places)
+    if teacher is not None:
+        wanted = wanted[teachers_of(rows_directory, wanted) == teacher]
     store = SoftTargetStore.open(kept.location, kept.section(spec), write=False)
     held = sum(
         int(store.holds(_keyed(rows.take(wanted[at : at + ROWS_AT_ONCE]), spec)).sum())

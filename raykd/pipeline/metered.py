@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from raykd.data.stream import HoldsBack, Score
+from raykd.pipeline.by_slice import BySlice
 from raykd.pipeline.instruments import Instruments, instruments_of
 from raykd.pipeline.with_states import WithStates
 from raykd.store.scoring import KeptScorer, opened
@@ -60,7 +61,7 @@ class Delivered:
 
     @property
     def _stores(self) -> tuple[KeptScorer, ...]:
-        if isinstance(self.score, WithStates):
+        if isinstance(self.score, BySlice | WithStates):
             return self.score.stores
         return (self.score,) if isinstance(self.score, KeptScorer) else ()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,7 +14,9 @@ from raykd.errors import JobError
 
 _LAYOUTS = (("text", "text_pair", "label"), ("prompt", "completion"), ("messages",))
 """Keys of `data.corpus.columns` that come together."""
-_MAY_BE_NONE = ("text_pair", "label")
+_OF_ALL = "slice"
+"""A key that goes with every layout."""
+_MAY_BE_NONE = ("text_pair", "label", _OF_ALL)
 
 
 def corpus_like_the_jobs(
@@ -32,6 +35,11 @@ def corpus_like_the_jobs(
     """
     corpus = job.data.corpus
     named = _columns(corpus.columns, columns)
+    if named.slice is not None and not job.teacher.of_slices:
+        raise JobError(
+            f"--column slice={named.slice}: nothing looks at it, since the job's one teacher has "
+            "all slices; --slice COLUMN makes a table of them"
+        )
     by_folder = corpus.label_from_folder and "label=" not in columns
     try:
         return CorpusConfig.model_validate(
@@ -51,7 +59,7 @@ def _columns(of_job: ColumnsConfig, asked: Sequence[str]) -> ColumnsConfig:
     """The job's columns, those of another name replaced."""
     named = dict(_pair(text) for text in asked)
     layout = next((keys for keys in _LAYOUTS if set(named) & set(keys)), None)
-    kept = of_job.model_dump(include=set(layout or [key for keys in _LAYOUTS for key in keys]))
+    kept = of_job.model_dump(include={_OF_ALL, *(layout or chain(*_LAYOUTS))})
     try:
         columns = ColumnsConfig.model_validate({**kept, **named})
     except ValidationError as error:
@@ -67,7 +75,7 @@ def _columns(of_job: ColumnsConfig, asked: Sequence[str]) -> ColumnsConfig:
 
 def _pair(text: str) -> tuple[str, str | None]:
     key, equals, name = text.partition("=")
-    allowed = [key for keys in _LAYOUTS for key in keys]
+    allowed = [*chain(*_LAYOUTS), _OF_ALL]
     if not equals or key not in allowed or not (name or key in _MAY_BE_NONE):
         raise JobError(
             f"--column {text!r}: must be KEY=NAME with KEY one of {', '.join(allowed)}; "

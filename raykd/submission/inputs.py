@@ -40,6 +40,10 @@ def _references(job: Job) -> Iterator[tuple[str, str]]:
     """Fields that name files, with each file, directory or pattern."""
     if job.teacher.endpoint is None:
         yield "teacher.model", job.teacher.model
+        for i, mixed in enumerate(job.teacher.mixed_in):
+            yield f"teacher.mixed_in.{i}.model", mixed.model
+        for name, taught in job.teacher.of_slices.items():
+            yield f"teacher.of_slices.{name}.model", taught.model
     if isinstance(job.student.init, FromPretrained):
         yield "student.init.model", job.student.init.model
     yield from _corpus("data.corpus", job.data.corpus)

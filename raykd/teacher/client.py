@@ -104,7 +104,7 @@ class TeacherClient:
     tally: Any
     """The actor that counts requests on their way."""
 
-    async def score(self, rows: pa.Table, spec: CodecSpec) -> pa.Table:
+    async def score(self, rows: pa.Table, spec: CodecSpec, which: int = 0) -> pa.Table:
         """Soft targets of rows, from whichever replica is free.
 
         A request that is lost with its replica goes to another, `max_retries` times, with growing
@@ -114,11 +114,16 @@ class TeacherClient:
         Args:
             rows: Columns of `schema.PREPARED` first, others after.
             spec: What is wanted.
+            which: Of the models of slices (`EngineSpec.of_slices`), from 1; 0 is the teacher.
 
         Raises:
             TeacherError: It failed every time; names the rows and the last reason.
         """
         asked = rows.select(schema.PREPARED.names)
+        if which:
+            return await self._ask(
+                lambda handle: handle.score_slices.remote(asked, spec, which), _name_rows(rows)
+            )
         return await self._ask(lambda handle: handle.score.remote(asked, spec), _name_rows(rows))
 
     async def generate(self, prompts: pa.Table, sampling: SamplingConfig) -> pa.Table:
@@ -211,9 +216,13 @@ class Scorer:
 
     client: TeacherClient
     spec: CodecSpec
+    which: int = 0
+    """Of the models of slices; 0 is the teacher."""
 
     async def __call__(self, rows: pa.Table) -> pa.Table:
         """Soft targets of rows; see `TeacherClient.score`."""
+        if self.which:
+            return await self.client.score(rows, self.spec, self.which)
         return await self.client.score(rows, self.spec)
 
 

@@ -1,4 +1,4 @@
-"""The engine of classifiers: an encoder that gives one vector a learned position."""
+"""The engine of classifiers: an encoder that says something of each learned position."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import torch
 
 from raykd.config.sampling import SamplingConfig
 from raykd.errors import SoftTargetError, TeacherError
-from raykd.models.batch import collate
-from raykd.models.encoder import encoder_outputs, load_encoder
+from raykd.models.encoder import EncoderOutputs, encoder_outputs, load_encoder
 from raykd.models.heap import keep_freed_memory
+from raykd.models.masking import batch_of
 from raykd.models.sentence import projection_of
 from raykd.soft_targets.codec import Encoded, TokenError, encode, to_columns
-from raykd.soft_targets.spec import CodecSpec
+from raykd.soft_targets.spec import TOP_K_HIDDEN, CodecSpec
+from raykd.soft_targets.top_k_hidden import encode as encode_both
 from raykd.teacher.engine import EngineSpec, ShardPlace
 from raykd.teacher.transformers_tp import micro_batches
 
@@ -67,17 +68,15 @@ class EncoderEngine:
     def _score_group(
         self, rows: pa.Table, group: np.ndarray[Any, Any], spec: CodecSpec
     ) -> list[Encoded]:
-        batch = collate(rows.take(group)).to(self._device)
-        outputs_MC, hidden_MH = encoder_outputs(self._model, batch, self._encoder, self._projection)
-        if hidden_MH is not None:
-            outputs_MC = torch.cat([outputs_MC, hidden_MH], dim=1)
+        batch = batch_of(rows.take(group), self._encoder.masking).to(self._device)
+        outputs = encoder_outputs(self._model, batch, self._encoder, self._projection)
         row_M = (batch.keep_M // batch.input_ids_BT.shape[1]).cpu().numpy()
         try:
-            vectors = encode(outputs_MC.float(), None, None, spec).cpu()
+            encoded = _encoded(outputs, batch.label_ids_M, spec).cpu()
         except TokenError as error:
             row = int(group[row_M[error.token]])
             raise SoftTargetError(f"row {row} of the request: {error.complaint}") from None
-        return vectors.split(np.bincount(row_M, minlength=len(group)).tolist())
+        return encoded.split(np.bincount(row_M, minlength=len(group)).tolist())
 
     def write_head(self, file: Path) -> None:
         """A classifier's outputs need no head to be read."""
@@ -92,3 +91,16 @@ class EncoderEngine:
     ) -> pa.Table | None:
         """Inner states of encoders are not taken."""
         raise TeacherError("`method: classifier` takes no inner states")
+
+
+def _encoded(outputs: EncoderOutputs, label_ids_M: torch.Tensor, spec: CodecSpec) -> Encoded:
+    """What travels: a masked token's distribution, or one vector of outputs and hidden states."""
+    outputs_MC, hidden_MH = outputs
+    if spec.codec == TOP_K_HIDDEN:
+        assert hidden_MH is not None, "the codec is chosen where they are wanted"
+        return encode_both(outputs_MC, label_ids_M, hidden_MH, spec)
+    if spec.source == "logits":
+        return encode(outputs_MC, label_ids_M, None, spec)
+    if hidden_MH is not None:
+        outputs_MC = torch.cat([outputs_MC, hidden_MH], dim=1)
+    return encode(outputs_MC.float(), None, None, spec)

@@ -13,6 +13,7 @@ from raykd.config.sampling import SamplingConfig
 from raykd.models.encoder import EncoderSpec
 from raykd.models.load import ModelSource
 from raykd.models.mixture import MixedIn
+from raykd.models.of_slices import OfSlices
 from raykd.soft_targets.spec import CodecSpec
 
 
@@ -28,6 +29,8 @@ class EngineSpec:
     head_chunk_tokens: int
     mixed_in: tuple[MixedIn, ...] = ()
     """Other models, averaged with `source`, which has the rest of the weight."""
+    of_slices: tuple[OfSlices, ...] = ()
+    """Other models, each asked for slices of its own (`ScoresSlices`)."""
     encoder: EncoderSpec | None = None
     """What a classifier puts out."""
 
@@ -112,4 +115,18 @@ class Engine(Protocol):
 
     def describe(self) -> dict[str, object]:
         """`parameters` and `bytes` of the whole model, `device`; for the report."""
+        ...
+
+
+class ScoresSlices(Engine, Protocol):
+    """An engine that holds the models of `EngineSpec.of_slices` too."""
+
+    def score_slices(self, rows: pa.Table, spec: CodecSpec, which: int) -> pa.Table | None:
+        """Soft targets of rows from one of these models, as `score` gives them.
+
+        Args:
+            rows: As of `score`.
+            spec: As of `score`.
+            which: The model's place in `of_slices`, from 1.
+        """
         ...

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, cast
 
 import pyarrow as pa
 import ray
@@ -24,7 +24,7 @@ from raykd.config.reservations import REPLICA_CPUS
 from raykd.config.sampling import SamplingConfig
 from raykd.errors import SoftTargetError, TeacherError
 from raykd.soft_targets.spec import CodecSpec
-from raykd.teacher.engine import Engine, EngineSpec, ShardPlace
+from raykd.teacher.engine import Engine, EngineSpec, ScoresSlices, ShardPlace
 
 LAST_WORDS_S = 1.0
 """How long a replica that ends itself stays, so that its last answer is heard."""
@@ -61,6 +61,11 @@ class Shard:
     def score(self, rows: pa.Table, spec: CodecSpec) -> pa.Table | None:
         """Soft targets from rank 0, None from the others."""
         return self._engine.score(rows, spec)
+
+    def score_slices(self, rows: pa.Table, spec: CodecSpec, which: int) -> pa.Table | None:
+        """The same from one of the models of slices."""
+        engine = cast("ScoresSlices", self._engine)
+        return engine.score_slices(rows, spec, which)
 
     def generate(self, prompts: pa.Table, sampling: SamplingConfig) -> pa.Table | None:
         """Completions from rank 0, None from the others."""
@@ -151,6 +156,10 @@ class TeacherReplica:
     async def score(self, rows: pa.Table, spec: CodecSpec) -> pa.Table:
         """Soft targets of rows: the codec's columns and `teacher_s`."""
         return await self._targets("score", rows, spec)
+
+    async def score_slices(self, rows: pa.Table, spec: CodecSpec, which: int) -> pa.Table:
+        """The same from one of the models of slices; see `ScoresSlices`."""
+        return await self._targets("score_slices", rows, spec, which)
 
     async def represent(
         self, rows: pa.Table, states: CodecSpec, codec: CodecSpec | None

@@ -49,6 +49,7 @@ class TransformersEngine:
             self._load(one.source, f"teacher.mixed_in.{i}.model")
             for i, one in enumerate(spec.mixed_in)
         ]
+        self._of_slices = [self._load(one.source, one.field) for one in spec.of_slices]
         shares = [one.weight for one in spec.mixed_in]
         self._weights = [1.0 - sum(shares), *shares]
 
@@ -70,7 +71,7 @@ class TransformersEngine:
         return model
 
     def describe(self) -> dict[str, object]:
-        """Size of the whole model, or of all that are mixed (DTensors count in full)."""
+        """Size of the whole model, or of all that it holds (DTensors count in full)."""
         return {
             "parameters": self._parameters,
             "bytes": self._bytes,
@@ -98,13 +99,21 @@ class TransformersEngine:
     @torch.inference_mode()
     def score(self, rows: pa.Table, spec: CodecSpec) -> pa.Table | None:
         """Soft targets of rows; see `Engine.score`."""
+        return self._score(self._model, rows, spec)
+
+    @torch.inference_mode()
+    def score_slices(self, rows: pa.Table, spec: CodecSpec, which: int) -> pa.Table | None:
+        """Soft targets of rows from a model of slices; see `ScoresSlices`."""
+        return self._score(self._of_slices[which - 1], rows, spec)
+
+    def _score(self, model: Any, rows: pa.Table, spec: CodecSpec) -> pa.Table | None:
         start = time.perf_counter()
         encoded: list[Encoded | None] = [None] * rows.num_rows
         for group in self._groups(rows):
             chosen = rows.take(group)
             batch = collate(chosen).to(self._device)
-            hidden_BTD = hidden_states(self._model, batch.input_ids_BT, batch.position_ids_BT)
-            scored = self._score_group(chosen, group, batch, hidden_BTD, spec)
+            hidden_BTD = hidden_states(model, batch.input_ids_BT, batch.position_ids_BT)
+            scored = self._score_group(model, chosen, group, batch, hidden_BTD, spec)
             for row, one in zip(group, scored, strict=True):
                 encoded[row] = one
         if self._rank != 0:
@@ -128,7 +137,7 @@ class TransformersEngine:
             # Every shard takes part in gathering; only the first needs what comes out.
             whole = gathered(taken, states)
             if codec is not None:
-                scored = self._score_group(chosen, group, batch, hidden_BTD, codec)
+                scored = self._score_group(self._model, chosen, group, batch, hidden_BTD, codec)
                 for row, one in zip(group, scored, strict=True):
                     targets[row] = one
             if self._rank == 0:
@@ -154,6 +163,7 @@ class TransformersEngine:
 
     def _score_group(
         self,
+        model: Any,
         chosen: pa.Table,
         group: np.ndarray[Any, Any],
         batch: Batch,
@@ -175,7 +185,7 @@ class TransformersEngine:
             source = hidden_MD[piece]
             if spec.source == "logits":
                 # Every shard takes part in the head; only the first needs what comes out.
-                source = head_logits(self._model, source, spec.vocab_size)
+                source = head_logits(model, source, spec.vocab_size)
                 if self._others:
                     more = [
                         head_logits(other, hidden[piece], spec.vocab_size)

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from raykd.config.corpus import CorpusConfig, DataConfig
+from raykd.data.gold import GoldOf, with_gold
+from raykd.data.labelled import LabelSpec
 from raykd.data.rows import open_rows
 from raykd.data.samples import Origins, prepare_sample, read_origins
 from raykd.errors import CorpusError
@@ -123,3 +125,35 @@ def test_files_of_one_directory_go_by_their_names() -> None:
     places = ["/a/b/one.parquet, row 3", "/a/b/two.txt:1"]
     assert Origins(places, {}).files == ["one.parquet", "two.txt"]
     assert Origins(["hub dataset x/y, row 3"], {}).files == ["y"]
+
+
+def test_a_classifiers_texts_keep_their_gold_labels(
+    tmp_path: Path, write_jsonl: Callable[..., Path], encoder_tokenizer: Any
+) -> None:
+    file = write_jsonl(
+        [
+            {"text": "the wind", "other": "a river", "y": "stone", "kind": "a"},
+            {"text": "", "other": "", "y": "wind", "kind": "b"},
+            {"text": "no light", "other": "slow", "y": None, "kind": "c"},
+        ]
+    )
+    settings = data(file, packing="pad", long_documents="cut", sequence_length_tokens=16)
+    source = corpus(file, columns={"text": "text", "label": "y"})
+    spec = LabelSpec("single_label", ("wind", "stone"))
+    target = tmp_path / "rows"
+    prepare_sample(source, settings, encoder_tokenizer, target, 9, ["kind"], spec)
+    # An empty text is no row: gold labels, places and slices go on with the next one.
+    rows = np.arange(2)
+    table = with_gold(open_rows(target).take(rows), target, rows)
+    assert [row[0] for row in table.column("gold").to_pylist()] == [
+        1.0,
+        pytest.approx(np.nan, nan_ok=True),
+    ]
+    assert read_origins(target).slices == {"kind": ["a", "c"]}
+    assert [place[-2:] for place in read_origins(target).places] == [":1", ":3"]
+    pairs = corpus(file, columns={"text": "text", "text_pair": "other"})
+    other = tmp_path / "pairs"
+    prepare_sample(pairs, settings, encoder_tokenizer, other, 9, ["kind"], LabelSpec("embedding"))
+    assert read_origins(other).slices == {"kind": ["a", "a", "c", "c"]}
+    sides = GoldOf(other)(np.arange(4))[:, :2].tolist()
+    assert sides == [[0, 0], [0, 1], [2, 0], [2, 1]]

@@ -1,6 +1,6 @@
 """One shard of a tensor-parallel teacher: run by a test as a process of its own.
 
-Arguments: model directory, rank, world size, port, rows file, output file.
+Arguments: model directory, rank of two, port, rows file, output file.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ STATES = CodecSpec(
 )
 
 
-def main(model: str, rank: int, world_size: int, port: int, rows_file: str, out: str) -> None:
+def main(model: str, rank: int, port: int, rows_file: str, out: str) -> None:
     with pa.memory_map(rows_file) as source:
         rows = pa.ipc.open_file(source).read_all()
     spec = EngineSpec(ModelSource(model), "fp32", False, 1, 64, 8)
-    engine = TransformersEngine(spec, ShardPlace(rank, world_size, "127.0.0.1", port))
+    engine = TransformersEngine(spec, ShardPlace(rank, 2, "127.0.0.1", port))
     batch = collate(rows)
     with torch.inference_mode():
         hidden = hidden_states(engine._model, batch.input_ids_BT, batch.position_ids_BT)
@@ -65,4 +65,4 @@ def main(model: str, rank: int, world_size: int, port: int, rows_file: str, out:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(sys.argv[1], *map(int, sys.argv[2:5]), *sys.argv[5:])
+    main(sys.argv[1], *map(int, sys.argv[2:4]), *sys.argv[4:])
