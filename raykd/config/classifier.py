@@ -1,4 +1,4 @@
-"""`classifier`: what an encoder is taught: labels, numbers, tags of tokens, or embeddings."""
+"""`classifier`: what an encoder is taught: labels, numbers, tags, embeddings or masked tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from raykd.config.section import Section
 
-Task = Literal["single_label", "multi_label", "regression", "tokens", "embedding"]
+Task = Literal["single_label", "multi_label", "regression", "tokens", "embedding", "masked"]
 Pooling = Literal["mean", "cls"]
 WrongTeacher = Literal["learn", "drop", "hard_label"]
 
@@ -17,13 +17,13 @@ LABELLED: Final[tuple[Task, ...]] = ("single_label", "multi_label", "tokens")
 
 
 class ClassifierConfig(Section):
-    """An encoder that reads a text, or a pair, and gives one vector (of `tokens` one a word)."""
+    """An encoder that reads a text, or a pair, and says something of it, or of its tokens."""
 
     task: Task = Field(
         "single_label",
         description="`single_label`: one of the labels. `multi_label`: any number of them. "
         "`regression`: a number. `tokens`: a label for each word. `embedding`: a vector, such as "
-        "a sentence encoder's.",
+        "a sentence encoder's. `masked`: the tokens that were masked, as a masked language model.",
     )
     labels: list[str] = Field(
         default_factory=list,
@@ -53,6 +53,20 @@ class ClassifierConfig(Section):
         "of their components.",
     )
 
+    mask_fraction: float = Field(
+        0.15,
+        gt=0,
+        lt=1,
+        description="`masked`: share of the tokens, special ones apart, that are filled in. Of "
+        "these the models see 80 % as the mask token, 10 % as a random one, 10 % as they are.",
+    )
+    maskings: int = Field(
+        1,
+        ge=1,
+        description="`masked`: times that each document is prepared, each with masks of its own, "
+        "for masks do not change from epoch to epoch.",
+    )
+
     @model_validator(mode="after")
     def _keys_of_the_task(self) -> Self:
         if self.labels and self.task not in LABELLED:
@@ -74,4 +88,6 @@ class ClassifierConfig(Section):
             self.pooling is not None or self.embedding_loss != "cosine"
         ):
             raise ValueError("pooling and embedding_loss are for `task: embedding`; remove them")
+        if self.task != "masked" and (self.mask_fraction != 0.15 or self.maskings != 1):
+            raise ValueError("mask_fraction and maskings are for `task: masked`; remove them")
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from raykd.config.method import lacking
+from raykd.config.rules_masked import OF_CODECS, OF_LOSS, check_masked
 
 if TYPE_CHECKING:
     from raykd.config.classifier import ClassifierConfig
@@ -36,19 +37,21 @@ def check_classifier(job: Job) -> None:
         )
     _check_teacher(job)
     _check_rows(job)
+    masked = section.task == "masked"
     for part, allowed, name in (
-        (job.soft_targets, _OF_CODECS, "soft_targets"),
-        (job.loss, _OF_LOSS, "loss"),
+        (job.soft_targets, OF_CODECS if _asks_of_masked(job) else _OF_CODECS, "soft_targets"),
+        (job.loss, OF_LOSS if masked else _OF_LOSS, "loss"),
     ):
         if idle := _changed(part, allowed):
             raise ValueError(
-                f"{name}.{idle[0]}: a classifier's outputs travel whole and are learned by their "
-                "task's own loss, so it would change nothing: remove it"
+                f"{name}.{idle[0]}: {_why_idle(job, name)}, so it would change nothing: remove it"
             )
     for field, corpus in _corpora(job).items():
         _check_columns(section, corpus, field)
     _check_loss(job, section)
     _check_student(job)
+    if masked:
+        check_masked(job, section)
 
 
 def _check_other_method(job: Job) -> None:
@@ -141,6 +144,7 @@ def _check_loss(job: Job, section: ClassifierConfig) -> None:
         )
     if (
         alpha > 0
+        and task != "masked"
         and job.data.corpus.columns.label is None
         and not job.data.corpus.label_from_folder
     ):
@@ -148,6 +152,21 @@ def _check_loss(job: Job, section: ClassifierConfig) -> None:
             f"loss.alpha: {alpha:g} learns from labels; name their column as "
             "`data.corpus.columns.label`, or set `label_from_folder: true`"
         )
+
+
+def _asks_of_masked(job: Job) -> bool:
+    """Whether distributions of masked tokens travel."""
+    return job.classifier is not None and job.classifier.task == "masked" and job.teacher.is_asked
+
+
+def _why_idle(job: Job, section: str) -> str:
+    if job.classifier is not None and job.classifier.task == "masked":
+        if section == "soft_targets" and job.teacher.is_asked:
+            return "masked tokens travel by codec top_k or full"
+        if section == "soft_targets":
+            return "with `teacher.engine: none` no distributions travel"
+        return "every masked token counts alike"
+    return "a classifier's outputs travel whole and are learned by their task's own loss"
 
 
 def _check_student(job: Job) -> None:

@@ -1,7 +1,7 @@
 """Encoders with a head for a task: loading them, and what they put out at learned positions.
 
 B rows, T tokens of the longest, M learned positions, H hidden size, C outputs (labels, 1 for a
-number, H for an embedding).
+number, H for an embedding, the vocabulary's ids for a masked token).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from raykd.config.model import Dtype
 from raykd.errors import ModelError
 from raykd.models.batch import Batch
 from raykd.models.load import ModelSource, load_config, torch_dtype
+from raykd.models.masking import Masking, masked_outputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,6 +47,7 @@ class EncoderSpec:
         with_hidden: Whether the last hidden states at learned positions are wanted too.
         vector_width: Of the teacher's vectors, where such are compared; a student of another
             hidden size learns a matrix that brings its own to it. 0 where none are.
+        masking: `masked` only: what stands in the place of masked tokens.
     """
 
     task: Task
@@ -54,6 +56,7 @@ class EncoderSpec:
     pooling: Pooling | None = None
     with_hidden: bool = False
     vector_width: int = 0
+    masking: Masking | None = None
 
     @property
     def num_outputs(self) -> int:
@@ -72,12 +75,15 @@ def auto_class(task: Task) -> Any:
     """The class of `transformers` that builds models of a task."""
     from transformers import (
         AutoModel,
+        AutoModelForMaskedLM,
         AutoModelForSequenceClassification,
         AutoModelForTokenClassification,
     )
 
     if task == "embedding":
         return AutoModel
+    if task == "masked":
+        return AutoModelForMaskedLM
     return (
         AutoModelForTokenClassification if task == "tokens" else AutoModelForSequenceClassification
     )
@@ -118,7 +124,7 @@ def require_encoder(config: Any, field: str) -> None:
 
 def with_task(config: Any, spec: EncoderSpec) -> Any:
     """The configuration, told of the task: labels and how they are learned."""
-    if spec.task == "embedding":
+    if spec.task in ("embedding", "masked"):
         return config
     names = spec.labels or ("LABEL_0",)
     config.num_labels = len(names)
@@ -204,7 +210,7 @@ def encoder_outputs(
 
     Args:
         model: Of `spec.task`.
-        batch: Rows of one text each.
+        batch: Rows of one text each; of `masking.batch_of` for `masked`.
         spec: What is wanted.
         projection: Brings embeddings, or hidden states, to another width.
     """
@@ -218,6 +224,12 @@ def encoder_outputs(
         row_M = batch.keep_M // batch.input_ids_BT.shape[1]
         vectors_MH = pooled(states_BTH, attention_BT, spec)[row_M]
         return EncoderOutputs(projection(vectors_MH) if projection else vectors_MH, None)
+    if spec.masking is not None:
+        vocab_size = spec.masking.vocab_size
+        logits_MV, hidden_MH = masked_outputs(model, given, batch.keep_M, vocab_size)
+        if not spec.with_hidden:
+            return EncoderOutputs(logits_MV, None)
+        return EncoderOutputs(logits_MV, projection(hidden_MH) if projection else hidden_MH)
     output = model(**given, output_hidden_states=spec.with_hidden)
     logits = output.logits
     if spec.task == "tokens":

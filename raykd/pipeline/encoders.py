@@ -1,7 +1,8 @@
-"""The stages of `method: classifier`: its models found and made, its rows prepared and measured."""
+"""The stages of `method: classifier`: its models found, made and exported, its rows prepared."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,33 +12,24 @@ from raykd.config.corpus import CorpusConfig
 from raykd.config.job import Job
 from raykd.config.student import FromPretrained
 from raykd.data.fingerprint import tokenizer_identity
-from raykd.data.gold import GoldOf
 from raykd.data.labelled import LabelSpec
+from raykd.data.masked import MaskingSpec, Taught
 from raykd.data.pack import PackingStats
 from raykd.data.prepare import prepare, prepare_set
 from raykd.errors import ModelError
-from raykd.evaluation import classify
-from raykd.evaluation.report_data import (
-    STUDENT,
-    TEACHER,
-    UNTRAINED,
-    ModelFacts,
-    ModelScores,
-    SetScores,
-)
 from raykd.models.encoder import EncoderSpec, encoder_config
 from raykd.models.encoder_init import build_encoder, student_encoder_config, write_encoder
 from raykd.models.identity import identity_of
 from raykd.models.load import ModelSource, load_tokenizer, locate
+from raykd.models.masking import Masking
 from raykd.models.sentence import pooling_of, read_projection
 from raykd.models.vocab import check_same_tokens, shared_vocab_size
 from raykd.pipeline.run_dir import RunDirectory
-from raykd.soft_targets.spec import CodecSpec
 from raykd.student.checkpoint import latest, newest_good
 from raykd.student.notes import add_note
 
 if TYPE_CHECKING:
-    from raykd.pipeline.stages import Measured, Models
+    from raykd.pipeline.stages import Models
 
 FROM_SECOND_POSITION: Final = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet")
 """Model types whose first position id is the padding id and one: two positions are no text's."""
@@ -49,7 +41,7 @@ def find(job: Job, run: RunDirectory) -> Models:
     Raises:
         ModelError: Something is missing or does not fit; names the field.
     """
-    from raykd.pipeline.stages import Models
+    from raykd.pipeline.stages import Models, check_top_k
 
     teacher = locate(job.teacher, "teacher", run.model_cache)
     tokenizer = load_tokenizer(teacher, "teacher.model")
@@ -60,22 +52,44 @@ def find(job: Job, run: RunDirectory) -> Models:
         check_same_tokens(tokenizer, load_tokenizer(pretrained, "student.init.model"))
     vocab_size = shared_vocab_size(tokenizer, teacher_config, config)
     _check_lengths(job, teacher_config, config)
-    of_vectors = encoder.task == "embedding"
-    outputs = encoder.vector_width if of_vectors else encoder.num_outputs
-    hidden = encoder.vector_width if encoder.with_hidden else 0
+    if encoder.task == "masked":
+        if job.teacher.is_asked:
+            check_top_k(job, vocab_size)
+        encoder = replace(encoder, masking=_masking(tokenizer, vocab_size))
     return Models(
         teacher=teacher,
         pretrained=pretrained,
         num_tokens=len(tokenizer.get_vocab()),
         vocab_size=vocab_size,
         teacher_vocab_size=int(teacher_config.vocab_size),
-        teacher_hidden_size=outputs + hidden,
+        teacher_hidden_size=_vector_size(encoder),
         teacher_identity=identity_of(teacher),
         tokenizer_identity=tokenizer_identity(tokenizer),
         student_vocab_size=int(config.vocab_size),
         pad_id=int(tokenizer.pad_token_id or 0),
         encoder=encoder,
     )
+
+
+def _vector_size(encoder: EncoderSpec) -> int:
+    """Width of the vector in which the teacher's outputs and hidden states travel.
+
+    A masked token's outputs are no vector.
+    """
+    hidden = encoder.vector_width if encoder.with_hidden else 0
+    if encoder.task == "masked":
+        return hidden
+    outputs = encoder.vector_width if encoder.task == "embedding" else encoder.num_outputs
+    return outputs + hidden
+
+
+def _masking(tokenizer: Any, vocab_size: int) -> Masking:
+    if tokenizer.mask_token_id is None:
+        raise ModelError(
+            f"teacher.model: its tokenizer ({tokenizer.name_or_path!r}) has no mask token, which "
+            "`classifier.task: masked` puts in the place of tokens; choose an encoder that has one"
+        )
+    return Masking(int(tokenizer.mask_token_id), vocab_size)
 
 
 def _student(
@@ -166,26 +180,6 @@ def _check_lengths(job: Job, teacher: Any, student: Any) -> None:
             )
 
 
-def outputs_spec(job: Job, models: Models) -> CodecSpec:
-    """How the teacher's outputs travel: one vector a learned position, in full width."""
-    encoder = models.encoder
-    assert encoder is not None, "the models of a classifier were found"
-    facts = (encoder.task, encoder.pooling, encoder.with_hidden)
-    return CodecSpec(
-        codec="hidden",
-        vocab_size=models.vocab_size,
-        hidden_values="fp32",
-        hidden_size=models.teacher_hidden_size,
-        fingerprint=f"{models.teacher_identity}:{job.teacher.dtype}:{facts}",
-    )
-
-
-def gold_of(job: Job, rows: Path) -> GoldOf | None:
-    """What is known of a set's rows; None where nothing is learned of it."""
-    section = job.classifier
-    return None if section is None or section.task == "embedding" else GoldOf(rows)
-
-
 def make(job: Job, run: RunDirectory, models: Models) -> ModelSource:
     """The student's first weights, head included, as a directory; made if need be."""
     assert models.encoder is not None
@@ -221,7 +215,8 @@ def prepare_rows(job: Job, run: RunDirectory, models: Models) -> dict[str, Packi
     """Read and tokenize every corpus, with what is known of its texts."""
     tokenizer = load_tokenizer(models.teacher, "teacher.model")
     begun = latest(run.checkpoints) is not None
-    return prepare(job, tokenizer, run.data, run.logs, must_exist=begun, labels=_label_spec(models))
+    labels = taught(job, models)
+    return prepare(job, tokenizer, run.data, run.logs, must_exist=begun, labels=labels)
 
 
 def prepare_other(
@@ -229,12 +224,17 @@ def prepare_other(
 ) -> PackingStats:
     """The first rows of a corpus, read as the job's."""
     tokenizer = load_tokenizer(models.teacher, "teacher.model")
-    labels = _label_spec(models)
+    labels = taught(job, models)
     return prepare_set(corpus, job.data, tokenizer, directory, max_rows, labels=labels)
 
 
-def _label_spec(models: Models) -> LabelSpec:
+def taught(job: Job, models: Models) -> Taught:
+    """What the job's classifier is taught of each text."""
     assert models.encoder is not None
+    section = job.classifier
+    assert section is not None, "the job was checked"
+    if section.task == "masked":
+        return MaskingSpec(section.mask_fraction, section.maskings, job.seed)
     return LabelSpec(models.encoder.task, models.encoder.labels)
 
 
@@ -250,53 +250,3 @@ def export(
         raise ModelError(f"{run.checkpoints}: there is no checkpoint to export")
     export_encoder(job, initial, models.teacher, models.encoder, found, directory)
     return int(found.mark.step)
-
-
-def measure(
-    job: Job, models: Models, initial: ModelSource, student: Path, sets: dict[str, Path]
-) -> Measured:
-    """Measure teacher, untrained student and student on held-out rows with what is known of them.
-
-    Args:
-        job: The run's.
-        models: The run's.
-        initial: The student before training.
-        student: The export.
-        sets: Name of each set to its rows, scored where there is a teacher.
-    """
-    import torch
-
-    from raykd.evaluation.compare import read_scored
-    from raykd.pipeline.stages import Measured
-
-    assert models.encoder is not None
-    torch.set_num_threads(job.student.threads)
-    asked = outputs_spec(job, models) if job.teacher.is_asked else None
-    rows = {
-        name: classify.read_rows(read_scored(file), models.encoder, asked)
-        for name, file in sets.items()
-    }
-    facts: dict[str, ModelFacts] = {}
-    scores: dict[str, dict[str, ModelScores]] = {name: {} for name in rows}
-    for name, found in rows.items():
-        if (of_teacher := classify.teacher_scores(found)) is not None:
-            scores[name][TEACHER] = of_teacher
-    for role, source in ((UNTRAINED, initial), (STUDENT, ModelSource(str(student)))):
-        facts[role], measured = classify.measure_model(
-            role, source, rows, models.encoder, job.student.dtype, job.student.device
-        )
-        for name, one in measured.items():
-            scores[name][role] = one
-    return Measured(
-        facts,
-        {
-            name: SetScores(
-                rows=found.table.num_rows,
-                tokens=found.num_positions,
-                top_k=0,
-                task=models.encoder.task,
-                models=scores[name],
-            )
-            for name, found in rows.items()
-        },
-    )

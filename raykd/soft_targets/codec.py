@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from raykd.soft_targets import full, hidden, sampled, states, top_k
+from raykd.soft_targets import full, hidden, sampled, states, top_k, top_k_hidden
 from raykd.soft_targets.columns import STAMP, Column, check_stamp, to_list_column
 from raykd.soft_targets.decoded import (
     Decoded,
@@ -26,6 +26,7 @@ from raykd.soft_targets.decoded import (
     HiddenStates,
     InnerStates,
     SampledTokens,
+    TopKHidden,
     TopKTargets,
 )
 from raykd.soft_targets.encoded import Encoded
@@ -42,6 +43,7 @@ __all__ = [
     "InnerStates",
     "SampledTokens",
     "TokenError",
+    "TopKHidden",
     "TopKTargets",
     "decode",
     "encode",
@@ -57,6 +59,7 @@ _COLUMNS: Final[MappingProxyType[str, Callable[[CodecSpec], list[Column]]]] = Ma
         "hidden": hidden.columns,
         "full": full.columns,
         "states": states.columns,
+        "top_k_hidden": top_k_hidden.columns,
     }
 )
 _DECODE: Final[
@@ -68,6 +71,7 @@ _DECODE: Final[
         "hidden": hidden.decode,
         "full": full.decode,
         "states": states.decode,
+        "top_k_hidden": top_k_hidden.decode,
     }
 )
 
@@ -78,7 +82,10 @@ def encode(
     keys_T: torch.Tensor | None,
     spec: CodecSpec,
 ) -> Encoded:
-    """Make soft targets of what the teacher put out for T tokens; `states.encode` is codec states'.
+    """Make soft targets of what the teacher put out for T tokens.
+
+    Codecs `states` and `top_k_hidden` take more than one tensor: theirs are `states.encode` and
+    `top_k_hidden.encode`.
 
     Args:
         source: logits [T, V], or hidden states [T, D] where `spec.source` is `hidden`; any float
@@ -151,8 +158,8 @@ def decode(table: pa.Table, spec: CodecSpec, device: torch.device | str = "cpu")
         device: Where the tensors go after the checks.
 
     Returns:
-        `TopKTargets`, `SampledTokens`, `HiddenStates`, `FullTargets` or `InnerStates`, by the
-        codec.
+        `TopKTargets`, `SampledTokens`, `HiddenStates`, `FullTargets`, `InnerStates` or
+        `TopKHidden`, by the codec.
 
     Raises:
         SoftTargetError: The stamp is another; columns are missing, truncated or corrupt. Names the

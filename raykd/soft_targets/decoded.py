@@ -130,4 +130,17 @@ class InnerStates:
     projections_TW: Mapping[str, torch.Tensor]
 
 
-Decoded = TopKTargets | SampledTokens | FullTargets | HiddenStates | InnerStates
+@dataclass(frozen=True, eq=False)
+class TopKHidden:
+    """Codec `top_k_hidden`.
+
+    Attributes:
+        top_k: As of codec `top_k`.
+        hidden_TD: As of codec `hidden`.
+    """
+
+    top_k: TopKTargets
+    hidden_TD: torch.Tensor
+
+
+Decoded = TopKTargets | SampledTokens | FullTargets | HiddenStates | InnerStates | TopKHidden

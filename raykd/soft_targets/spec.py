@@ -14,6 +14,9 @@ CODECS: Final = ("top_k", "sampled", "hidden", "full")
 """Of distributions."""
 STATES: Final = "states"
 """The codec of inner states; it travels beside one of the others, or alone."""
+TOP_K_HIDDEN: Final = "top_k_hidden"
+"""The codec of a masked language model's distributions with the hidden states that they come of."""
+_TOP_K: Final = ("top_k", TOP_K_HIDDEN)
 TOP_K_VALUES: Final = ("fp32", "bf16", "int8", "int6")
 FULL_VALUES: Final = ("fp32", "bf16")
 HIDDEN_VALUES: Final = ("fp32", "bf16", "int8")
@@ -28,6 +31,7 @@ _STAMPED: Final = {
     "sampled": ("vocab_size", "draws", "proposal", "target_temperature"),
     "hidden": ("hidden_size", "hidden_values"),
     "full": ("vocab_size", "values"),
+    TOP_K_HIDDEN: ("vocab_size", "top_k", "values", "tail", "hidden_size", "hidden_values"),
     "states": ("hidden_size", "state_layers", "attention_layer", "attention_widths"),
 }
 
@@ -37,11 +41,12 @@ class CodecSpec:
     """One codec with its options; picklable and hashable.
 
     Attributes:
-        codec: `top_k`, `sampled`, `hidden`, `full` or `states`.
+        codec: `top_k`, `sampled`, `hidden`, `full`, `states` or `top_k_hidden`; the last has the
+            options of both.
         vocab_size: Width of the logits that both sides share.
         temperatures: 1 first, all above 0. `top_k` keeps the log tail at each; `sampled` serves
             the last.
-        top_k: Ids kept a token, `top_k` only.
+        top_k: Ids kept a token, `top_k` and `top_k_hidden` only.
         values: Width of the log probabilities. `top_k`: fp32, bf16, int8 or int6; `full`: fp32 or
             bf16. int8 is the default: at k = 128 it adds 1e-7 nats where the teacher's head works
             in bf16 and 1.5e-5 where in fp32; int6 saves 6 to 9 % of the bytes at rest and adds
@@ -50,8 +55,8 @@ class CodecSpec:
             programs, biased: it exists to be compared with.
         draws: `sampled` only: R, from 1 to 255.
         proposal_temperature: `sampled` only: ids are drawn at it; None is `temperatures[-1]`.
-        hidden_values: `hidden` only: fp32, bf16 or int8 with a scale a token.
-        hidden_size: `hidden` and `states` only: D.
+        hidden_values: `hidden` and `top_k_hidden` only: fp32, bf16 or int8 with a scale a token.
+        hidden_size: `hidden`, `top_k_hidden` and `states` only: D.
         state_layers: `states` only: layers whose hidden states are kept, ascending.
         attention_layer: `states` only: the layer whose projections are kept; None for none.
         attention_widths: `states` only: name (query, key, value) and width of each of them.
@@ -80,25 +85,21 @@ class CodecSpec:
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        known = (*CODECS, STATES)
+        known = (*CODECS, STATES, TOP_K_HIDDEN)
         _require(self.codec in known, "codec", self.codec, "one of " + ", ".join(known))
         _require(
             1 <= self.vocab_size < 2**31, "vocab_size", self.vocab_size, "from 1 to 2,147,483,647"
         )
         check_temperatures(self.temperatures)
-        if self.codec == "top_k":
+        if self.codec in _TOP_K:
             self._check_top_k()
+        if self.codec in ("hidden", TOP_K_HIDDEN):
+            self._check_hidden()
         elif self.codec == "sampled":
             self._check_sampled()
-        elif self.codec == "hidden":
-            allowed = HIDDEN_VALUES
-            _require(self.hidden_size >= 1, "hidden_size", self.hidden_size, "at least 1")
-            _require(
-                self.hidden_values in allowed, "hidden_values", self.hidden_values, _names(allowed)
-            )
         elif self.codec == STATES:
             self._check_states()
-        else:
+        elif self.codec == "full":
             _require(
                 self.values in FULL_VALUES,
                 "values",
@@ -110,6 +111,13 @@ class CodecSpec:
         _require(self.top_k >= 1, "top_k", self.top_k, "at least 1")
         _require(self.values in TOP_K_VALUES, "values", self.values, _names(TOP_K_VALUES))
         require_top_k_fits(self.top_k, self.vocab_size)
+
+    def _check_hidden(self) -> None:
+        allowed = HIDDEN_VALUES
+        _require(self.hidden_size >= 1, "hidden_size", self.hidden_size, "at least 1")
+        _require(
+            self.hidden_values in allowed, "hidden_values", self.hidden_values, _names(allowed)
+        )
 
     def _check_sampled(self) -> None:
         _require(1 <= self.draws <= MOST_DRAWS, "draws", self.draws, f"from 1 to {MOST_DRAWS}")
@@ -163,7 +171,7 @@ class CodecSpec:
         facts = {"codec": self.codec} | {
             name: _plain(getattr(self, name)) for name in _STAMPED[self.codec]
         }
-        if self.codec == "top_k" and self.tail:
+        if self.codec in _TOP_K and self.tail:
             facts["temperatures"] = list(self.temperatures)
         return facts
 
@@ -172,7 +180,7 @@ class CodecSpec:
         """uint32 of `facts` and `fingerprint`."""
         facts: list[Any] = [self.codec, self.fingerprint]
         facts += [(name, getattr(self, name)) for name in _STAMPED[self.codec]]
-        if self.codec == "top_k" and self.tail:
+        if self.codec in _TOP_K and self.tail:
             facts.append(self.temperatures)
         digest = hashlib.blake2b(repr(facts).encode(), digest_size=4).digest()
         return int.from_bytes(digest, "little")

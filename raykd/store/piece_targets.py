@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from raykd.errors import StoreError
-from raykd.soft_targets import full, hidden, sampled, states, top_k
+from raykd.soft_targets import full, hidden, sampled, states, top_k, top_k_hidden
 from raykd.soft_targets.columns import STAMP, Column, check_stamp
 from raykd.soft_targets.encoded import RAGGED_LENGTHS
 from raykd.soft_targets.spec import CodecSpec
@@ -31,6 +31,7 @@ _COLUMNS: Final[MappingProxyType[str, Callable[[CodecSpec], list[Column]]]] = Ma
         "hidden": hidden.columns,
         "full": full.columns,
         "states": states.columns,
+        "top_k_hidden": top_k_hidden.columns,
     }
 )
 

@@ -20,8 +20,10 @@ from raykd.losses.labels import (
 from raykd.models.batch import Batch, collate
 from raykd.models.encoder import EncoderSpec, encoder_outputs, load_encoder
 from raykd.soft_targets.codec import HiddenStates, decode
-from raykd.student.engine import MicroBatch, StudentSpec, ZeroStudent
+from raykd.student.engine import ZeroStudent
+from raykd.student.micro_batch import MicroBatch
 from raykd.student.module import StepParts
+from raykd.student.protocol import StudentSpec
 from raykd.student.targets import TargetReader
 
 
@@ -46,11 +48,7 @@ class EncoderModule(torch.nn.Module):
     def __init__(self, encoder: Any, spec: EncoderSpec, loss: LabelLossSpec) -> None:
         super().__init__()
         self.encoder = encoder
-        self.projection: torch.nn.Linear | None = None
-        if spec.vector_width not in (0, encoder.config.hidden_size):
-            self.projection = torch.nn.Linear(
-                encoder.config.hidden_size, spec.vector_width, bias=False, dtype=encoder.dtype
-            )
+        self.projection = projection_to_teacher(encoder, spec)
         self._spec = spec
         self._loss = loss
 
@@ -128,6 +126,14 @@ def split_outputs(
     if not spec.with_hidden:
         return vectors_MW, None
     return vectors_MW[:, : spec.num_outputs], vectors_MW[:, spec.num_outputs :]
+
+
+def projection_to_teacher(encoder: Any, spec: EncoderSpec) -> torch.nn.Linear | None:
+    """A fresh matrix to the width of the teacher's vectors; None where the student's have it."""
+    width = encoder.config.hidden_size
+    if spec.vector_width in (0, width):
+        return None
+    return torch.nn.Linear(width, spec.vector_width, bias=False, dtype=encoder.dtype)
 
 
 def label_loss_spec(job: Job) -> LabelLossSpec:

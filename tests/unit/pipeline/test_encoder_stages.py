@@ -15,6 +15,8 @@ import pytest
 import torch
 from transformers import BertModel
 
+from raykd.config.classifier import LABELLED
+from raykd.config.soft_targets import SoftTargetsConfig
 from raykd.config.student import FromPretrained
 from raykd.data.prepare import open_rows
 from raykd.errors import JobError, ModelError
@@ -22,13 +24,13 @@ from raykd.models.encoder import EncoderSpec
 from raykd.models.encoder_init import write_encoder
 from raykd.models.load import ModelSource
 from raykd.models.sentence import read_projection
-from raykd.pipeline import encoders, stages
+from raykd.pipeline import encoder_targets, stages
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.pipeline.targets import heldout_spec, training_spec
+from raykd.pipeline.teacher import Parts, student_class
 from raykd.soft_targets.codec import HiddenStates, decode
 from raykd.student.checkpoint import CheckpointMark, aside, publish
-from raykd.student.encoder_student import EncoderStudent
-from raykd.student.engine import StudentSpec, Wish
+from raykd.student.protocol import StudentSpec, Wish
 from raykd.teacher.encoder_engine import EncoderEngine
 from raykd.teacher.engine import EngineSpec, ShardPlace
 
@@ -58,7 +60,7 @@ def job(request: Any, make_job: MakeJob, tmp_path: Path, save_bert: Callable[...
     spec = EncoderSpec(task, labels, 2)  # type: ignore[arg-type]
     init = FromPretrained(start="pretrained", model=base.path)
     teacher = write_encoder(init, base, base, spec, 1, tmp_path / "teacher", False)
-    columns = {"text": "text", "label": "y"}
+    columns = {"text": "text"} if task == "masked" else {"text": "text", "label": "y"}
     of_vectors = task == "embedding"
     loss = {"alpha": 0.0 if of_vectors else 0.5}
     return make_job(
@@ -73,10 +75,10 @@ def job(request: Any, make_job: MakeJob, tmp_path: Path, save_bert: Callable[...
             "data.packing": "pad",
             "data.long_documents": "cut",
             "teacher.model": teacher.path,
-            "soft_targets": {},
+            "soft_targets": {"top_k": 8} if task == "masked" else {},
             "loss": loss,
             "student.init": {"start": "teacher", "layers": 1},
-            "evaluation": {"heldout_fraction": 0.3, "max_rows": 40},
+            "evaluation": {"heldout_fraction": 0.3, "max_rows": 40, "top_k": 8},
             "train.global_batch": 8,
             "train.micro_batch": 4,
             "train.optimizer": {"lr": 0.01, "schedule": "constant"},
@@ -99,7 +101,7 @@ def engine_of(job: Any, models: Any) -> EncoderEngine:
 def trained(job: Any, run: RunDirectory, models: Any, initial: ModelSource) -> list[float]:
     """A few steps on the same rows, and a checkpoint of the last."""
     spec = training_spec(job, models)
-    student = EncoderStudent(
+    student = student_class(job, Parts())(
         StudentSpec(
             job,
             initial,
@@ -107,7 +109,7 @@ def trained(job: Any, run: RunDirectory, models: Any, initial: ModelSource) -> l
             spec,
             spec,
             encoder=models.encoder,
-            gold=encoders.gold_of(job, run.data / "train"),
+            gold=encoder_targets.gold_of(job, run.data / "train"),
         )
     )
     numbers = np.array([0, 1, 2, 3, 4, 5, 6, -1])  # the last is a filler
@@ -137,6 +139,7 @@ FIGURES = {
     "regression": {"pearson", "spearman", "mse", "mse_to_teacher"},
     "tokens": {"accuracy", "macro_f1"},
     "embedding": {"recall_at_1", "mrr", "cosine_to_teacher"},
+    "masked": {"accuracy", "perplexity"},
 }
 
 
@@ -169,8 +172,9 @@ def test_the_whole_way_of_a_task(job: Any) -> None:
         name for name in FIGURES[task] if not name.endswith("to_teacher")
     }
     assert measured.models["student"].parameters == counted["student"]
-    if task in ("single_label", "tokens", "multi_label"):
+    if task not in ("embedding", "regression"):
         assert scores.models["student"].kl_to_teacher is not None
+    if task in LABELLED:
         config = json.loads((run.student / "config.json").read_text())
         assert list(config["id2label"].values()) == list(LABELS)
     if task == "embedding":
@@ -197,7 +201,38 @@ def test_what_does_not_fit_is_named(job: Any, make_job: MakeJob) -> None:
         stages.find_models(job.model_copy(update={"data": data}), run)
 
 
-@pytest.mark.parametrize("job", ["embedding", "single_label"], indirect=True)
+@pytest.mark.parametrize("job", ["masked"], indirect=True)
+def test_masked_tokens_need_a_mask_token_and_enough_ids(job: Any) -> None:
+    run = RunDirectory.of(job)
+    run.model_cache.mkdir(parents=True)
+    few = job.evaluation.model_copy(update={"top_k": 4000})
+    with pytest.raises(ModelError, match=r"evaluation\.top_k: 4000 is more than the 44 tokens"):
+        stages.find_models(job.model_copy(update={"evaluation": few}), run)
+    file = Path(job.teacher.model) / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    del settings["mask_token"]
+    file.write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match=r"teacher\.model: its tokenizer .* has no mask token"):
+        stages.find_models(job, run)
+
+
+@pytest.mark.parametrize("job", ["masked"], indirect=True)
+def test_masked_tokens_as_whole_distributions(job: Any) -> None:
+    section = job.classifier.model_copy(update={"cosine": 0.0, "maskings": 2})
+    whole = SoftTargetsConfig(codec="full")
+    job = job.model_copy(update={"classifier": section, "soft_targets": whole})
+    run = RunDirectory.of(job)
+    for directory in (run.root, run.data.parent, run.logs, run.model_cache):
+        directory.mkdir(parents=True, exist_ok=True)
+    models = stages.find_models(job, run)
+    initial = stages.make_student(job, run, models)
+    told = stages.prepare_rows(job, run, models)
+    assert sum(one["rows"] for one in told.values()) == 80  # 40 texts, each masked twice
+    losses = trained(job, run, models, initial)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("job", ["embedding", "single_label", "masked"], indirect=True)
 def test_a_narrower_student_learns_a_way_to_its_teachers_vectors(job: Any) -> None:
     narrow = job.student.init.model_copy(
         update={"widths": {"hidden_size": 16, "num_attention_heads": 2}}
@@ -218,7 +253,7 @@ def test_a_narrower_student_learns_a_way_to_its_teachers_vectors(job: Any) -> No
     measured = stages.measure(
         job, models, initial, run.student, {"heldout": run.targets("heldout")}
     ).sets["heldout"]
-    if job.classifier.task == "single_label":  # the matrix is of the training alone
+    if job.classifier.task != "embedding":  # the matrix is of the training alone
         assert read_projection(source) is None
         return
     matrix = read_projection(source)
@@ -242,3 +277,31 @@ def test_a_narrower_student_learns_a_way_to_its_teachers_vectors(job: Any) -> No
     wanted = model(ids).last_hidden_state[0].mean(0) @ matrix.T
     assert isinstance(found, HiddenStates)
     torch.testing.assert_close(found.hidden_TD[0], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("job", ["masked"], indirect=True)
+def test_masked_tokens_without_a_teacher(job: Any) -> None:
+    """Nothing travels, so that nobody minds that there are fewer ids than the default `top_k`."""
+    job = job.model_copy(
+        update={
+            "teacher": job.teacher.model_copy(update={"engine": "none"}),
+            "soft_targets": SoftTargetsConfig(),
+            "loss": job.loss.model_copy(update={"alpha": 1.0}),
+            "classifier": job.classifier.model_copy(update={"cosine": 0.0}),
+        }
+    )
+    run = RunDirectory.of(job)
+    for directory in (run.root, run.data.parent, run.logs, run.model_cache):
+        directory.mkdir(parents=True, exist_ok=True)
+    models = stages.find_models(job, run)
+    initial = stages.make_student(job, run, models)
+    stages.prepare_rows(job, run, models)
+    assert heldout_spec(job, models).top_k <= training_spec(job, models).top_k == 44
+    stages.score_set(None, run.data / "heldout", run.targets("heldout"))
+    measured = stages.measure(
+        job, models, initial, Path(initial.path), {"heldout": run.targets("heldout")}
+    )
+    scores = measured.sets["heldout"].models
+    assert set(scores) == {"untrained", "student"}
+    assert scores["untrained"].metrics == scores["student"].metrics
+    assert scores["student"].kl_to_teacher is None
