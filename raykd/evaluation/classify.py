@@ -115,19 +115,16 @@ def measure_model(
         dtype=dtype,
     )
     through = projection_of(source, spec, dtype, place)
-    scores = {key: _measure_set(model, through, rows, place) for key, rows in sets.items()}
+    scores = {
+        key: scores_of(rows, *outputs_of(model, through, rows, place)) for key, rows in sets.items()
+    }
     del model
     gc.collect()
     return facts, scores
 
 
-def _measure_set(
-    model: torch.nn.Module,
-    through: Projection | None,
-    rows: MeasuredRows,
-    device: torch.device,
-) -> ModelScores:
-    outputs_PC, tokens_per_s = _run(model, through, rows, device)
+def scores_of(rows: MeasuredRows, outputs_PC: Floats, tokens_per_s: float | None) -> ModelScores:
+    """What a model's outputs on all rows are worth."""
     metrics = gold_metrics(rows.spec.task, outputs_PC, rows.gold_PW)
     kl = agreed = None
     # A student that has not learned its projection yet has vectors of another width.
@@ -140,7 +137,7 @@ def _measure_set(
 
 
 @torch.inference_mode()
-def _run(
+def outputs_of(
     model: torch.nn.Module,
     through: Projection | None,
     rows: MeasuredRows,

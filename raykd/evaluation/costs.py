@@ -20,22 +20,25 @@ if TYPE_CHECKING:
 
 NEW_TOKENS: Final = 16
 LONGEST_PROMPT_TOKENS: Final = 128
-READS: Final = 3
-"""Forward passes that are timed; the median counts."""
+FEWEST_READS, MOST_READS, READS_S = 3, 15, 1.0
+"""Forward passes that are timed, more than the fewest only within so much time."""
 
 
-def prompts_of(rows: Sequence[Sequence[int]], num_prompts: int) -> torch.Tensor:
+def prompts_of(
+    rows: Sequence[Sequence[int]], num_prompts: int, longest_tokens: int = LONGEST_PROMPT_TOKENS
+) -> torch.Tensor:
     """Beginnings of rows as one tensor [B, P] without padding.
 
-    P is the median row's length, at most LONGEST_PROMPT_TOKENS; shorter rows are left out, and rows
-    come again where there are too few.
+    P is the median row's length, at most `longest_tokens`; shorter rows are left out, and rows come
+    again where there are too few.
 
     Args:
         rows: Token ids of each row, without padding; at least one row of two tokens.
         num_prompts: B.
+        longest_tokens: Of P.
     """
     median = int(statistics.median_low([len(row) for row in rows]))
-    length = max(1, min(LONGEST_PROMPT_TOKENS, median))
+    length = max(1, min(longest_tokens, median))
     long_enough = [row[:length] for row in rows if len(row) >= length]
     return torch.tensor(
         [list(long_enough[i % len(long_enough)]) for i in range(num_prompts)], dtype=torch.int64
@@ -82,18 +85,15 @@ def _cost(model: PreTrainedModel, prompts_BP: torch.Tensor, vocab_size: int) -> 
     prompts = prompts_BP.to(device)
     num_new = _room(model, prompts.shape[1])
     write_greedily(model, prompts, 1, vocab_size)  # warms up
-    read_s = statistics.median(
-        _seconds(device, lambda: write_greedily(model, prompts, 1, vocab_size))
-        for _ in range(READS)
-    )
-    write_s = _seconds(device, lambda: write_greedily(model, prompts, num_new, vocab_size))
+    read_s = median_seconds(device, lambda: write_greedily(model, prompts, 1, vocab_size))
+    write_s = seconds_of(device, lambda: write_greedily(model, prompts, num_new, vocab_size))
     return BatchCost(
         batch=len(prompts),
         prompt_tokens=prompts.shape[1],
         new_tokens=num_new,
         read_tokens_per_s=prompts.numel() / read_s,
         written_tokens_per_s=len(prompts) * num_new / write_s,
-        peak_bytes=_peak_bytes(model, lambda: write_greedily(model, prompts, 2, vocab_size)),
+        peak_bytes=peak_bytes_of(model, lambda: write_greedily(model, prompts, 2, vocab_size)),
     )
 
 
@@ -103,7 +103,16 @@ def _room(model: PreTrainedModel, prompt_tokens: int) -> int:
     return NEW_TOKENS if context is None else max(1, min(NEW_TOKENS, context - prompt_tokens))
 
 
-def _seconds(device: torch.device, act: Callable[[], object]) -> float:
+def median_seconds(device: torch.device, act: Callable[[], object]) -> float:
+    """How long `act` takes, done several times: a single one may have met a busy machine."""
+    taken: list[float] = []
+    while len(taken) < FEWEST_READS or (len(taken) < MOST_READS and sum(taken) < READS_S):
+        taken.append(seconds_of(device, act))
+    return statistics.median(taken)
+
+
+def seconds_of(device: torch.device, act: Callable[[], object]) -> float:
+    """How long `act` takes, what it starts on the device included."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     started = time.perf_counter()
@@ -113,7 +122,7 @@ def _seconds(device: torch.device, act: Callable[[], object]) -> float:
     return max(time.perf_counter() - started, 1e-9)
 
 
-def _peak_bytes(model: PreTrainedModel, act: Callable[[], object]) -> int:
+def peak_bytes_of(model: PreTrainedModel, act: Callable[[], object]) -> int:
     """The most that torch holds at once while `act` runs, weights included."""
     device = next(model.parameters()).device
     if device.type == "cuda":

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 import torch
@@ -25,6 +25,10 @@ from raykd.soft_targets.spec import CodecSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+NOT_TIMED: Final = (
+    "the teacher could not be loaded whole where students are measured, so it was not timed: "
+)
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def measure(task: Task, students: Sequence[Subject], bare_teacher: Subject | Non
     at_worst: list[_OfStudent] = []
     for subject in students:
         with _loaded(subject, task.device) as model:
-            seen.facts[subject.role] = _facts(model, subject)
+            seen.facts[subject.role] = facts_of(model, subject)
             seen.tokens[subject.role] = model_tokens(
                 model, task.rows, task.spec, has_targets=task.scored
             )
@@ -130,10 +134,7 @@ def _ask_teacher(
             _run_tasks(model, teacher.role, task, seen)
             return [goes_on(model, spot, task.spec.vocab_size) for spot in spots]
     except (ModelError, torch.OutOfMemoryError) as error:
-        seen.notes.append(
-            "the teacher could not be loaded whole where students are measured, so it was not "
-            f"timed: {str(error).splitlines()[0]}"
-        )
+        seen.notes.append(NOT_TIMED + str(error).splitlines()[0])
         return [None for _ in spots]
 
 
@@ -165,7 +166,8 @@ def _loaded(subject: Subject, device: Device) -> Iterator[PreTrainedModel]:
             torch.cuda.empty_cache()
 
 
-def _facts(model: PreTrainedModel, subject: Subject) -> ModelFacts:
+def facts_of(model: PreTrainedModel, subject: Subject) -> ModelFacts:
+    """A loaded model's size."""
     return ModelFacts(
         name=subject.source.path,
         parameters=sum(p.numel() for p in model.parameters()),

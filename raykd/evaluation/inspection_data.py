@@ -9,22 +9,23 @@ from raykd.evaluation.report_part import ReportPart
 
 
 class CalibrationBin(ReportPart):
-    """Next-token predictions whose confidence lies in (low, high]."""
+    """Predictions whose confidence lies in (low, high]: next tokens, or a classifier's labels."""
 
     low: float
     high: float
     tokens: int
+    """Predictions in it; of a classifier texts, words, or labels of texts."""
     confidence: float | None
-    """Mean probability of the likeliest id; None in an empty bin."""
+    """Mean probability of what is predicted; None in an empty bin."""
     accuracy: float | None
-    """Share of tokens where the likeliest id is the one that follows."""
+    """Share of predictions that are right."""
 
 
 class Calibration(ReportPart):
-    """How far a model's confidence in its likeliest next token is the share it is right."""
+    """How far a model's confidence in what it predicts is the share it is right."""
 
     ece: float
-    """Expected calibration error: mean over tokens of |accuracy - confidence| of the bin."""
+    """Expected calibration error: mean over predictions of |accuracy - confidence| of the bin."""
     confidence: float
     accuracy: float
     bins: list[CalibrationBin]
@@ -36,13 +37,20 @@ class SliceScores(ReportPart):
     value: str
     rows: int
     tokens: int
-    perplexity: float
-    accuracy: float
-    """Share of tokens where the student's likeliest id is the one that follows."""
+    """That the figures are means over; of a classifier texts or words."""
+    perplexity: float | None = None
+    accuracy: float | None = None
+    """Share of tokens whose likeliest id follows; of texts or words with a gold label that are
+    right."""
+    mse: float | None = None
+    """Of numbers, to the gold ones."""
     teacher_perplexity: float | None = None
     teacher_accuracy: float | None = None
+    teacher_mse: float | None = None
     kl_to_teacher: float | None = None
     top1_agreement: float | None = None
+    mse_to_teacher: float | None = None
+    cosine_to_teacher: float | None = None
 
 
 class SliceTable(ReportPart):
@@ -79,20 +87,66 @@ class WorstRow(ReportPart):
     student_goes_on: str | None = None
 
 
+class LabelGuess(ReportPart):
+    """A label that a classifier gives, with its probability."""
+
+    label: str
+    probability: float
+
+
+class WorstText(ReportPart):
+    """A text where a classifier or an encoder is far from its teacher."""
+
+    place: str
+    distance: float
+    """KL in nats, over a text's words the mean; |difference| of numbers; 1 - cosine of vectors."""
+    words: int = 1
+    """With a label, where words have them."""
+    text: str | None = None
+    """Its beginning, or what stands before the word; None where texts are left out."""
+    word: str | None = None
+    """Where the two differ most."""
+    after: str | None = None
+    """What comes behind that word."""
+    gold: list[str] | None = None
+    """Its labels, or its number; None where nobody knows."""
+    teacher: list[LabelGuess] = Field(default_factory=list)
+    """Likeliest first; empty of numbers and vectors."""
+    student: list[LabelGuess] = Field(default_factory=list)
+    teacher_number: float | None = None
+    student_number: float | None = None
+
+
+class AgainstGold(ReportPart):
+    """Teacher and student on the texts, or words, whose gold label is known."""
+
+    both_right: int
+    teacher_alone: int
+    """Where the teacher is right and the student wrong."""
+    student_alone: int
+    both_wrong: int
+
+
 class BatchCost(ReportPart):
     """What a bare model takes, without a service, at one batch size."""
 
     batch: int
     prompt_tokens: int
-    """Of each prompt."""
-    new_tokens: int
-    """Written after each prompt."""
+    """Of each prompt; of a classifier, of each text."""
+    new_tokens: int = 0
+    """Written after each prompt; 0 of a classifier."""
     read_tokens_per_s: float
     """Prompt tokens of the batch by the time of one forward pass over them."""
-    written_tokens_per_s: float
-    """New tokens of the batch by the whole time, reading the prompts included."""
+    written_tokens_per_s: float | None = None
+    """New tokens of the batch by the whole time, reading the prompts included; None of a
+    classifier."""
     peak_bytes: int
     """The most that torch held at once, weights included."""
+
+    @property
+    def read_prompts_per_s(self) -> float:
+        """Prompts, or texts, by the same time."""
+        return self.read_tokens_per_s / self.prompt_tokens
 
 
 class Kept(ReportPart):
@@ -105,7 +159,8 @@ class Kept(ReportPart):
     gap_closed: float | None = None
     """(untrained - student) / (untrained - teacher), of the mean negative log-likelihoods."""
     cost_ratio: float | None = None
-    """Time of a written token at the larger batch: the student's by the teacher's, one device."""
+    """Time of a written token, of a classifier of a text, at the larger batch: the student's by
+    the teacher's, one device."""
 
 
 class TaskMetric(ReportPart):
@@ -142,6 +197,12 @@ class Inspection(ReportPart):
     """By role."""
     slices: list[SliceTable] = Field(default_factory=list)
     worst: list[WorstRow] = Field(default_factory=list)
+    """Of models of text."""
+    worst_texts: list[WorstText] = Field(default_factory=list)
+    """Of classifiers and encoders: those farthest from the teacher."""
+    lost_texts: list[WorstText] = Field(default_factory=list)
+    """Those where the teacher has the gold label and the student has not, the farthest first."""
+    against_gold: AgainstGold | None = None
     costs: dict[str, list[BatchCost]] = Field(default_factory=dict)
     """By role, batch 1 first."""
     kept: Kept | None = None

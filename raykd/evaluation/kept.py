@@ -21,11 +21,14 @@ def kept_of(tokens: Mapping[str, TokenScores], costs: Mapping[str, Sequence[Batc
     )
 
 
-def kept_of_metrics(metrics: Mapping[str, Mapping[str, float]]) -> Kept:
+def kept_of_metrics(
+    metrics: Mapping[str, Mapping[str, float]], costs: Mapping[str, Sequence[BatchCost]]
+) -> Kept:
     """Quality kept by a task's own figures: `accuracy` where there is one, and the first of them.
 
     Args:
         metrics: By role; more of each is better but for errors, of which no share is told.
+        costs: By role, the same batch sizes.
     """
     theirs, ours = metrics.get(TEACHER, {}), metrics.get(STUDENT, {})
     shares = {
@@ -34,7 +37,9 @@ def kept_of_metrics(metrics: Mapping[str, Mapping[str, float]]) -> Kept:
         if theirs.get(name, 0.0) > 0 and not name.startswith("mse")
     }
     first = next(iter(ours), "")
-    return Kept(accuracy_kept=shares.get("accuracy"), metric_kept=shares.get(first))
+    return Kept(
+        accuracy_kept=shares.get("accuracy"), metric_kept=shares.get(first), cost_ratio=_cost(costs)
+    )
 
 
 def _accuracy_kept(tokens: Mapping[str, TokenScores]) -> float | None:
@@ -58,4 +63,7 @@ def _cost(costs: Mapping[str, Sequence[BatchCost]]) -> float | None:
     theirs, ours = costs.get(TEACHER), costs.get(STUDENT)
     if not theirs or not ours:
         return None
-    return theirs[-1].written_tokens_per_s / ours[-1].written_tokens_per_s
+    written = theirs[-1].written_tokens_per_s, ours[-1].written_tokens_per_s
+    if written[0] is not None and written[1] is not None:
+        return written[0] / written[1]
+    return theirs[-1].read_tokens_per_s / ours[-1].read_tokens_per_s

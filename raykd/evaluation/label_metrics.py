@@ -58,21 +58,47 @@ def agreement(
     """
     if not len(student_PC):
         return None, None, {}
+    far_P, agreed_P = distances(task, student_PC, teacher_PC)
+    mean = float(far_P.mean())
     if task == "embedding":
-        cosine = (_unit(student_PC) * _unit(teacher_PC)).sum(1).mean()
-        return None, None, {"cosine_to_teacher": float(cosine)}
+        return None, None, {"cosine_to_teacher": 1.0 - mean}
     if task == "regression":
-        return None, None, {"mse_to_teacher": float(np.square(student_PC - teacher_PC).mean())}
+        return None, None, {"mse_to_teacher": mean}
+    assert agreed_P is not None, "a task of labels"
+    return mean, float(agreed_P.mean()), {}
+
+
+def distances(
+    task: Task, student_PC: Floats, teacher_PC: Floats
+) -> tuple[Floats, npt.NDArray[np.bool_] | None]:
+    """How far a student's outputs are from its teacher's at each position, at temperature 1.
+
+    Returns:
+        KL in nats (`multi_label`: its mean over the labels), squared difference (`regression`), or
+        1 - cosine (`embedding`); and whether both have the same labels, None where outputs are no
+        labels.
+    """
+    if task == "embedding":
+        return 1.0 - (_unit(student_PC) * _unit(teacher_PC)).sum(1), None
+    if task == "regression":
+        return np.square(student_PC - teacher_PC).mean(1), None
     if task == "multi_label":
-        agreed = ((student_PC > 0) == (teacher_PC > 0)).all(1)
+        agreed_P = ((student_PC > 0) == (teacher_PC > 0)).all(1)
         # Two outcomes are a softmax over the logit and 0.
         student, teacher = (np.stack([x, np.zeros_like(x)], -1) for x in (student_PC, teacher_PC))
     else:
-        agreed = student_PC.argmax(1) == teacher_PC.argmax(1)
-        student, teacher = student_PC, teacher_PC
+        agreed_P = student_PC.argmax(1) == teacher_PC.argmax(1)
+        student, teacher = student_PC[:, None], teacher_PC[:, None]
     log_q, log_p = _log_softmax(student), _log_softmax(teacher)
-    kl = (np.exp(log_p) * (log_p - log_q)).sum(-1).mean()
-    return float(kl), float(agreed.mean()), {}
+    return (np.exp(log_p) * (log_p - log_q)).sum(-1).mean(1), agreed_P
+
+
+def probabilities(task: Task, outputs_PC: Floats) -> Floats:
+    """Of each label [P, C], at temperature 1: of one among them, or of each alone."""
+    if task == "multi_label":
+        outputs_PC = np.stack([outputs_PC, np.zeros_like(outputs_PC)], -1)
+        return np.asarray(np.exp(_log_softmax(outputs_PC))[..., 0])
+    return np.asarray(np.exp(_log_softmax(outputs_PC)))
 
 
 def _one_of(found_P: npt.NDArray[np.int64], gold_P: npt.NDArray[np.int64]) -> dict[str, float]:

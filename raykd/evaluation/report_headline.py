@@ -38,7 +38,7 @@ def sentence(report: Report) -> str:
         which = "closer to it" if nearer <= 0 else "further from it"
         parts.append(f"{share(abs(nearer))} {which} than at its start")
     if report_tasks.is_of_labels(report) and TEACHER not in report.models:
-        return "A student of labels alone."
+        return f"A student of {'text' if report_tasks.is_masked(report) else 'labels'} alone."
     return f"A student {', and '.join(parts)}." if parts else "A distilled student."
 
 
@@ -72,7 +72,7 @@ def _size_tile(teacher: ModelFacts, student: ModelFacts) -> Tile:
 
 def _kl_tile(scores: SetScores, student: float) -> Tile:
     start = _of(scores, UNTRAINED, lambda m: m.kl_to_teacher)
-    unit = "text" if scores.task else "token"
+    unit = "masked token" if scores.task == "masked" else "text" if scores.task else "token"
     if start is None:
         return Tile("KL to the teacher", number(student), f"nats a {unit}")
     change = _change(start, student)

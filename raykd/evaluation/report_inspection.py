@@ -4,16 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from raykd.evaluation.drift_data import Drift
-from raykd.evaluation.inspection_data import Calibration, GateResult, Inspection, Kept
+from raykd.evaluation.inspection_data import (
+    AgainstGold,
+    Calibration,
+    GateResult,
+    Inspection,
+    Kept,
+    SliceScores,
+    SliceTable,
+    WorstText,
+)
 from raykd.evaluation.plots import Line, line_plot
 from raykd.evaluation.report_data import STUDENT, TEACHER, Report
 from raykd.evaluation.report_figures import Figure
+from raykd.evaluation.report_words import Words, words_of
 from raykd.evaluation.slices import weighty
 from raykd.telemetry.units import number, share
 
 _SHOWN = ((STUDENT, "student"), (TEACHER, "teacher"))
+_COLUMNS: Final = (
+    ("kl_to_teacher", "KL to teacher", number),
+    ("top1_agreement", "Top-1 agreement", share),
+    ("accuracy", "Accuracy", share),
+    ("teacher_accuracy", "Teacher's", share),
+    ("perplexity", "Perplexity", number),
+    ("teacher_perplexity", "Teacher's", number),
+    ("mse_to_teacher", "MSE to teacher", number),
+    ("cosine_to_teacher", "Cosine to teacher", number),
+    ("mse", "MSE", number),
+    ("teacher_mse", "Teacher's", number),
+)
+"""Of slices: field, heading, and how it reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlicePage:
+    """A table of slices: only columns in which something is known."""
+
+    by: str
+    headings: list[str]
+    rows: list[tuple[SliceScores, list[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class TextList:
+    """Texts told one by one."""
+
+    title: str
+    explained: str
+    texts: list[WorstText]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +64,10 @@ class Section:
 
     name: str
     found: Inspection
+    words: Words
     calibration: Figure
+    tables: list[SlicePage]
+    worst: list[TextList]
     sentences: list[str]
     drift_sentence: str
 
@@ -30,14 +75,49 @@ class Section:
 def sections(report: Report) -> list[Section]:
     """Each set that was looked into."""
     return [
-        Section(
-            name,
-            found,
-            _calibration_figure(found),
-            list(_sentences(found)),
-            drift_sentence(found.drift) if found.drift else "",
-        )
+        _section(name, found, words_of(report.evaluation.get(name)))
         for name, found in report.inspections.items()
+    ]
+
+
+def _section(name: str, found: Inspection, words: Words) -> Section:
+    return Section(
+        name,
+        found,
+        words,
+        _calibration_figure(found, words),
+        [_slice_page(table) for table in found.slices],
+        [one for one in _text_lists(found, words) if one.texts],
+        list(_sentences(found, words)),
+        drift_sentence(found.drift) if found.drift else "",
+    )
+
+
+def _slice_page(table: SliceTable) -> SlicePage:
+    shown = [
+        column
+        for column in _COLUMNS
+        if any(getattr(one, column[0]) is not None for one in table.slices)
+    ]
+    rows = [
+        (one, [reads(getattr(one, field)) for field, _, reads in shown]) for one in table.slices
+    ]
+    return SlicePage(table.by, [heading for _, heading, _ in shown], rows)
+
+
+def _text_lists(found: Inspection, words: Words) -> list[TextList]:
+    at_word = " Each at the word where the two differ most." if words.decisions == "words" else ""
+    return [
+        TextList(
+            "Texts farthest from the teacher",
+            f"By {words.distance} of the student from its teacher.{at_word}",
+            found.worst_texts,
+        ),
+        TextList(
+            "Texts where the teacher is right and the student wrong",
+            "By the gold label, those farthest from the teacher first.",
+            found.lost_texts,
+        ),
     ]
 
 
@@ -72,9 +152,11 @@ def drift_sentence(drift: Drift) -> str:
     )
 
 
-def _sentences(found: Inspection) -> Iterator[str]:
-    if found.kept and (said := ", ".join(_kept(found.kept))):
+def _sentences(found: Inspection, words: Words) -> Iterator[str]:
+    if found.kept and (said := ", ".join(_kept(found.kept, words))):
         yield f"Kept: {said}."
+    if found.against_gold is not None:
+        yield _against_gold(found.against_gold, words)
     if STUDENT in found.calibration:
         yield _calibration_sentence(found.calibration)
     for one in found.tasks:
@@ -85,21 +167,34 @@ def _sentences(found: Inspection) -> Iterator[str]:
         least = max(worst, key=lambda one: one.kl_to_teacher or 0.0)
         yield (
             f"Farthest from the teacher on {least.value}: KL {number(least.kl_to_teacher)}, "
-            f"top-1 agreement {share(least.top1_agreement)} ({least.rows:,} rows)."
+            f"top-1 agreement {share(least.top1_agreement)} ({least.rows:,} {words.rows})."
         )
 
 
-def _kept(kept: Kept) -> Iterator[str]:
-    labelled = kept.metric_kept is not None
+def _kept(kept: Kept, words: Words) -> Iterator[str]:
     if kept.accuracy_kept is not None:
-        which = "accuracy" if labelled else "next-token accuracy"
-        yield f"{share(kept.accuracy_kept)} of the teacher's {which}"
+        yield f"{_kept_share(kept.accuracy_kept, words)} of the teacher's {words.accuracy}"
     elif kept.metric_kept is not None:
-        yield f"{share(kept.metric_kept)} of the teacher's figure"
+        yield f"{_kept_share(kept.metric_kept, words)} of the teacher's {words.figure}"
     if kept.gap_closed is not None:
         yield f"{share(kept.gap_closed)} of the way from the untrained student to the teacher"
     if kept.cost_ratio is not None:
-        yield f"a written token takes {share(kept.cost_ratio)} of the teacher's time"
+        yield f"{words.timed} takes {share(kept.cost_ratio)} of the teacher's time"
+
+
+def _kept_share(value: float, words: Words) -> str:
+    """To a tenth of classifiers, which differ by less than one per cent."""
+    return share(value) if words.is_text else f"{100 * value:.1f} %"
+
+
+def _against_gold(counts: AgainstGold, words: Words) -> str:
+    total = counts.both_right + counts.teacher_alone + counts.student_alone + counts.both_wrong
+    units = "words" if words.decisions == "words" else "texts"
+    return (
+        f"Of {total:,} {units} with a gold label the student is wrong on "
+        f"{counts.teacher_alone:,} where the teacher is right, and right on "
+        f"{counts.student_alone:,} where it is wrong; both are wrong on {counts.both_wrong:,}."
+    )
 
 
 def _calibration_sentence(by_role: dict[str, Calibration]) -> str:
@@ -113,7 +208,7 @@ def _calibration_sentence(by_role: dict[str, Calibration]) -> str:
     )
 
 
-def _calibration_figure(found: Inspection) -> Figure:
+def _calibration_figure(found: Inspection, words: Words) -> Figure:
     lines = [
         Line(role, css, _points(found.calibration[role]))
         for role, css in _SHOWN
@@ -123,8 +218,8 @@ def _calibration_figure(found: Inspection) -> Figure:
     plot = line_plot(
         lines,
         title="Accuracy by confidence",
-        x_label="confidence in the likeliest next token",
-        y_label="share of tokens where it follows",
+        x_label=f"confidence in {words.predicted}",
+        y_label=words.right,
         format_x=share,
         format_y=share,
         y_top=1.0,

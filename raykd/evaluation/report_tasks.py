@@ -25,6 +25,10 @@ IN_WORDS: Final = {
 SHARES: Final = ("accuracy", "recall_at_1")
 """Metrics that are counts out of all."""
 KL_OF_LABELS: Final = "KL from teacher to student over the labels, in nats a text (or word)."
+KL_OF_MASKED: Final = (
+    "KL from teacher to student over its likeliest ids and one bucket for all others, in nats a "
+    "masked token."
+)
 
 
 def columns(report: Report) -> list[str]:
@@ -44,8 +48,8 @@ def is_of_labels(report: Report) -> bool:
 
 
 def has_divergence(report: Report) -> bool:
-    """Whether KL and agreement are told: always of text, of others where they were measured."""
-    return not is_of_labels(report) or any(
+    """Whether KL and agreement were measured: not where no teacher says what it thinks."""
+    return any(
         one.kl_to_teacher is not None
         for scores in report.evaluation.values()
         for one in scores.models.values()
@@ -54,7 +58,19 @@ def has_divergence(report: Report) -> bool:
 
 def unit(report: Report) -> str:
     """What a loss is counted in."""
+    if is_masked(report):
+        return "nats a masked token"
     return "a text, or word" if is_of_labels(report) else "nats a token"
+
+
+def of_divergence(report: Report) -> str:
+    """What a classifier's KL is over."""
+    return KL_OF_MASKED if is_masked(report) else KL_OF_LABELS
+
+
+def is_masked(report: Report) -> bool:
+    """Whether the models fill masked tokens in."""
+    return any(scores.task == "masked" for scores in report.evaluation.values())
 
 
 def heading(name: str) -> str:
@@ -70,7 +86,7 @@ def title(name: str) -> str:
 
 def text_of(name: str, metrics: dict[str, float], perplexity: float | None) -> str:
     """A figure of a model as text."""
-    value = perplexity if name == PERPLEXITY else metrics.get(name)
+    value = metrics.get(name, perplexity if name == PERPLEXITY else None)
     return _percent(value) if name in SHARES and value is not None else number(value)
 
 
@@ -91,6 +107,6 @@ def kept(report: Report) -> Iterator[tuple[str, str, str]]:
                 for role, of_role in (("teacher", teacher), ("untrained", start))
                 if name in of_role
             ]
-            if teacher.get(name, 0.0) > 0 and name not in ("mse",):
+            if teacher.get(name, 0.0) > 0 and name not in ("mse", PERPLEXITY):
                 said.insert(0, f"{_percent(value / teacher[name])} of the teacher's")
             yield title(name), text_of(name, student, None), ", ".join(said)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -22,6 +22,8 @@ WEIGHTY_ROWS: Final = 5
 
 Labels = Mapping[str, Sequence[str]]
 """What rows are divided by, to each row's value."""
+Score = Callable[[str, npt.NDArray[np.bool_]], SliceScores]
+"""From a slice's value and its rows, as flags, to its figures."""
 
 
 def length_labels(lengths_tokens: Sequence[int]) -> list[str]:
@@ -29,21 +31,32 @@ def length_labels(lengths_tokens: Sequence[int]) -> list[str]:
     return [_bucket(length) for length in lengths_tokens]
 
 
-def slice_tables(
-    labels: Labels, student: TokenScores, teacher: TokenScores | None
-) -> list[SliceTable]:
+def slice_tables(labels: Labels, score: Score) -> list[SliceTable]:
     """A table for each property in which rows differ.
 
     Args:
         labels: Values by property.
-        student: Its tokens.
-        teacher: The same tokens; None where no teacher scored them.
+        score: Measures one slice.
     """
     return [
-        SliceTable(by=by, slices=_slices(list(values), student, teacher, ordered=by == "length"))
+        SliceTable(by=by, slices=_slices(list(values), score, ordered=by == "length"))
         for by, values in labels.items()
         if len(set(values)) > 1
     ]
+
+
+def of_tokens(student: TokenScores, teacher: TokenScores | None) -> Score:
+    """Measures slices of text.
+
+    Args:
+        student: Its tokens.
+        teacher: The same tokens; None where no teacher scored them.
+    """
+
+    def score(value: str, rows: npt.NDArray[np.bool_]) -> SliceScores:
+        return _scores(value, rows, student, teacher)
+
+    return score
 
 
 def weighty(tables: Sequence[SliceTable]) -> list[SliceScores]:
@@ -58,9 +71,7 @@ def _bucket(length_tokens: int) -> str:
     return f"{high // 2 + 1} to {high} tokens"
 
 
-def _slices(
-    values: list[str], student: TokenScores, teacher: TokenScores | None, *, ordered: bool
-) -> list[SliceScores]:
+def _slices(values: list[str], score: Score, *, ordered: bool) -> list[SliceScores]:
     by_rows = [value for value, _ in Counter(values).most_common()]
     listed = by_rows if len(by_rows) <= MOST_SLICES + 1 else by_rows[:MOST_SLICES]
     if ordered:
@@ -69,7 +80,7 @@ def _slices(
     names = [*listed]
     if len(by_rows) > len(listed):
         names.append(f"{len(by_rows) - len(listed):,} others")
-    found = [_scores(name, of_row == i, student, teacher) for i, name in enumerate(names)]
+    found = [score(name, of_row == i) for i, name in enumerate(names)]
     return [one for one in found if one.tokens]
 
 

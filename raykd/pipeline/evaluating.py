@@ -9,16 +9,17 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from raykd.config.corpus import CorpusConfig
 from raykd.config.job import Job
 from raykd.config.method import ABILITIES, Ability
-from raykd.data.rows import open_rows
+from raykd.data.of_slices import SliceTeachers
 from raykd.data.samples import Origins, prepare_sample, read_origins
 from raykd.evaluation import compare, inspecting, slices
 from raykd.evaluation.harness import Harness, metrics_of
 from raykd.evaluation.inspection_data import Inspection
-from raykd.evaluation.kept import kept_of, kept_of_metrics
+from raykd.evaluation.kept import kept_of
 from raykd.evaluation.pieces import pieces_of
 from raykd.evaluation.report_data import (
     STUDENT,
@@ -31,7 +32,7 @@ from raykd.evaluation.report_data import (
 from raykd.evaluation.token_scores import mean, row_means
 from raykd.evaluation.worst_rows import Text
 from raykd.models.load import ModelSource, load_tokenizer
-from raykd.pipeline import stages
+from raykd.pipeline import encoders
 from raykd.pipeline.drifting import drift_of_sample
 from raykd.pipeline.stages import Models
 from raykd.pipeline.targets import heldout_spec
@@ -98,11 +99,26 @@ def prepare_chosen(
     """
     tokenizer = load_tokenizer(models.teacher, "teacher.model")
     most = max(max_rows, DRIFT_ROWS)
-    stats = prepare_sample(corpus, job.data, tokenizer, directory, most, columns)
-    drawn = np.random.default_rng(job.seed).permutation(stats.rows)[:max_rows]
-    chosen = np.sort(drawn).tolist()
+    taught = encoders.taught(job, models) if models.encoder is not None else None
+    teachers = SliceTeachers.of(job)
+    stats = prepare_sample(corpus, job.data, tokenizer, directory, most, columns, taught, teachers)
+    chosen = _drawn(read_origins(directory).places, max_rows, job)
     told = {**stats.as_dict(), "rows_measured": len(chosen), "sentence": stats.sentence()}
     return told, chosen
+
+
+def _drawn(places: Sequence[str], max_rows: int, job: Job) -> list[int]:
+    """Rows drawn at random; of an embedding's pairs both texts or none."""
+    draw = np.random.default_rng(job.seed)
+    if job.classifier is None or job.classifier.task != "embedding":
+        return sorted(draw.permutation(len(places))[:max_rows].tolist())
+    of_place: dict[str, list[int]] = {}
+    for row, place in enumerate(places):
+        of_place.setdefault(place, []).append(row)
+    pairs = list(of_place.values())
+    order = [pairs[i] for i in draw.permutation(len(pairs))]
+    fits = np.cumsum([len(rows) for rows in order]) <= max(2, max_rows)
+    return sorted(row for rows, fit in zip(order, fits, strict=True) if fit for row in rows)
 
 
 def inspect(job: Job, models: Models, initial: ModelSource, student: Path, at: Looked) -> Found:
@@ -119,7 +135,7 @@ def inspect(job: Job, models: Models, initial: ModelSource, student: Path, at: L
 
     torch.set_num_threads(job.student.threads)
     origins = read_origins(at.sample)
-    text = _text_of(models) if at.texts else None
+    text = text_of(models) if at.texts else None
     task = _task(job, models, at, origins, text)
     students = [
         inspecting.Subject(UNTRAINED, initial, job.student.dtype),
@@ -128,12 +144,15 @@ def inspect(job: Job, models: Models, initial: ModelSource, student: Path, at: L
     notes: list[str] = []
     bare = _bare_teacher(job, models, task, notes)
     seen = inspecting.measure(task, students, bare)
-    row_kl = _row_kl(at, origins, seen)
+    ours = seen.tokens[STUDENT]
+    row_kl = row_kl_of(ours.kl_T, ours.row_T, at, origins)
     drift = drift_of_sample(job, models, at.data, at.sample, origins.places, row_kl, notes, text)
-    labels = _labels(task, at, origins)
+    labels = divided_by(task.rows, at, origins)
     inspection = Inspection(
         calibration={role: tokens.calibration for role, tokens in seen.tokens.items()},
-        slices=slices.slice_tables(labels, seen.tokens[STUDENT], seen.tokens.get(TEACHER)),
+        slices=slices.slice_tables(
+            labels, slices.of_tokens(ours, seen.tokens.get(TEACHER))
+        ),
         worst=seen.worst,
         costs=seen.costs,
         kept=kept_of(seen.tokens, seen.costs),
@@ -142,29 +161,6 @@ def inspect(job: Job, models: Models, initial: ModelSource, student: Path, at: L
         notes=[*notes, *seen.notes],
     )
     return Found(seen.facts, _scores(job, task, seen), inspection)
-
-
-def inspect_labels(
-    job: Job, models: Models, initial: ModelSource, student: Path, name: str, at: Looked
-) -> Found:
-    """Measure a classifier as its run does, and the drift of its texts.
-
-    Args:
-        job: The run's.
-        models: The run's.
-        initial: The student before training.
-        student: The export.
-        name: Of the sample.
-        at: What to look into.
-    """
-    measured = stages.measure(job, models, initial, student, {name: at.scored})
-    scores, notes = measured.sets[name], list[str]()
-    places = [f"row {i + 1}" for i in range(open_rows(at.sample).num_rows)]
-    text = _text_of(models) if at.texts else None
-    drift = drift_of_sample(job, models, at.data, at.sample, places, None, notes, text)
-    metrics = {role: one.metrics for role, one in scores.models.items()}
-    inspection = Inspection(kept=kept_of_metrics(metrics), drift=drift, notes=notes)
-    return Found(measured.models, scores, inspection)
 
 
 def _bare_teacher(
@@ -186,6 +182,8 @@ def _bare_teacher(
             "whole, so it was not timed and the cost ratio is not known"
         )
         return None
+    if teacher.mixed_in or teacher.of_slices:
+        notes.append("the teacher is several models: times and tasks are of `teacher.model` alone")
     return inspecting.Subject(TEACHER, models.teacher, teacher.dtype)
 
 
@@ -206,8 +204,8 @@ def _task(
     )
 
 
-def _text_of(models: Models) -> Text:
-    """Ids as text, special tokens shown."""
+def text_of(models: Models) -> Text:
+    """What turns ids into text, special tokens shown."""
     tokenizer = load_tokenizer(models.teacher, "teacher.model")
 
     def text(ids: Sequence[int]) -> str:
@@ -216,9 +214,9 @@ def _text_of(models: Models) -> Text:
     return text
 
 
-def _labels(task: inspecting.Task, at: Looked, origins: Origins) -> dict[str, list[str]]:
-    """What the measured rows are divided by."""
-    lengths = pieces_of(task.rows).lengths.tolist()
+def divided_by(rows: pa.Table, at: Looked, origins: Origins) -> dict[str, list[str]]:
+    """What the measured rows are divided by: columns asked for, file, length."""
+    lengths = pieces_of(rows).lengths.tolist()
     chosen = {**origins.slices, "file": origins.files}
     return {
         **{by: [values[row] for row in at.chosen] for by, values in chosen.items()},
@@ -247,11 +245,22 @@ def _scores(job: Job, task: inspecting.Task, seen: inspecting.Seen) -> SetScores
     )
 
 
-def _row_kl(at: Looked, origins: Origins, seen: inspecting.Seen) -> npt.NDArray[np.float64] | None:
-    """The student's mean divergence in each row of the sample; NaN where it was not measured."""
-    student = seen.tokens[STUDENT]
-    if student.kl_T is None:
+def row_kl_of(
+    kl_T: npt.NDArray[np.float64] | None,
+    row_T: npt.NDArray[np.int64],
+    at: Looked,
+    origins: Origins,
+) -> npt.NDArray[np.float64] | None:
+    """The student's mean divergence in each row of the sample; NaN where it was not measured.
+
+    Args:
+        kl_T: At each learned position of the measured rows; None without a teacher.
+        row_T: The measured row that each stands in.
+        at: Which rows were measured.
+        origins: Of all rows of the sample.
+    """
+    if kl_T is None:
         return None
     of_row = np.full(len(origins.places), np.nan)
-    of_row[at.chosen] = row_means(student.kl_T, student.row_T, len(at.chosen))
+    of_row[at.chosen] = row_means(kl_T, row_T, len(at.chosen))
     return of_row

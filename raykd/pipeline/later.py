@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,20 @@ from raykd.config.job import Job
 from raykd.errors import JobError, StorageError
 from raykd.evaluation.drift import warnings_of
 from raykd.evaluation.gates import Gate, results_of
+from raykd.evaluation.gates_of_tasks import require_measurable
 from raykd.evaluation.harness import Harness, require_tasks
 from raykd.evaluation.report import read_report, write_report
 from raykd.evaluation.report_data import ModelFacts, Report
 from raykd.models.load import ModelSource
-from raykd.pipeline import cluster, evaluating, resources, stages, waiting
+from raykd.pipeline import (
+    by_slice,
+    cluster,
+    evaluating,
+    evaluating_labels,
+    resources,
+    stages,
+    waiting,
+)
 from raykd.pipeline.distill import now
 from raykd.pipeline.other_text import corpus_like_the_jobs
 from raykd.pipeline.outcome import evaluation_report, write_figures
@@ -102,12 +112,14 @@ def evaluate_run(root: Path, asked: Evaluation, progress: Progress) -> tuple[Pat
 
     Raises:
         StorageError: No run, or no exported student.
+        JobError: A limit for a figure that the job's models have not.
         CorpusError: The text cannot be read.
     """
     started = now()
     job, run = _open(root)
     if not (run.student / "config.json").is_file():
         raise StorageError(f"{run.student}: no exported student; `raykd export {root}` makes one")
+    require_measurable(asked.gates, job.classifier.task if job.classifier else None)
     corpus = corpus_like_the_jobs(job, asked.data, asked.form, asked.columns)
     directory = run.root / "evaluations" / _plain(asked.name)
     if evaluating.can_score(job):
@@ -139,7 +151,7 @@ def _evaluate(
     teacher = _score(job, models, place, scored, chosen, progress)
     at = evaluating.Looked(run.data, place, scored, chosen, asked.batch, asked.texts, asked.harness)
     of_labels = models.encoder is not None
-    inspect = evaluating.inspect_labels if of_labels else evaluating.inspect
+    inspect = evaluating_labels.inspect_labels if of_labels else evaluating.inspect
     with progress.stage("evaluate"):
         found = cluster.run_remote(
             inspect,
@@ -147,7 +159,6 @@ def _evaluate(
             models,
             _initial(run, models),
             run.student,
-            *([asked.name] if of_labels else []),
             at,
             cpus=job.student.cpus_per_worker,
             gpus=1.0 if job.student.device == "gpu" else 0.0,
@@ -160,21 +171,20 @@ def _prepared(
     job: Job, models: stages.Models, corpus: CorpusConfig, place: Path, asked: Evaluation
 ) -> tuple[dict[str, Any], list[int]]:
     """The sample's statistics, and which of its rows are measured."""
-    near, most = job.stream.labels, asked.max_rows or job.evaluation.max_rows
-    if models.encoder is None:
-        of_text: tuple[dict[str, Any], list[int]] = cluster.run_remote(
-            evaluating.prepare_chosen, job, models, corpus, place, most, asked.slices, labels=near
-        )
-        return of_text
-    if asked.harness:
+    if asked.harness and models.encoder is not None:
         raise JobError("--lm-eval: its tasks are for models of text, not `method: classifier`")
-    if asked.slices:
-        raise JobError(
-            f"--slice {asked.slices[0]}: divides text that is continued; `method: classifier` has "
-            "no such tables"
-        )
-    stats = cluster.run_remote(stages.prepare_other, job, models, corpus, place, most, labels=near)
-    return stats, list(range(stats["rows"]))
+    most = asked.max_rows or job.evaluation.max_rows
+    of_sample: tuple[dict[str, Any], list[int]] = cluster.run_remote(
+        evaluating.prepare_chosen,
+        job,
+        models,
+        corpus,
+        place,
+        most,
+        asked.slices,
+        labels=job.stream.labels,
+    )
+    return of_sample
 
 
 def _score(
@@ -196,9 +206,10 @@ def _score(
         with progress.stage("teacher"):
             teacher.wait(job, models)
         with progress.stage("score"):
-            ask = Scorer(teacher.client, heldout_spec(job, models))
+            spec, ask = heldout_spec(job, models), partial(Scorer, teacher.client)
+            score = by_slice.scoring(job, models, None, spec, rows, ask)
             cluster.run_remote(
-                stages.score_set, ask, rows, target, None, chosen, cpus=0, labels=near
+                stages.score_set, score, rows, target, None, chosen, cpus=0, labels=near
             )
     finally:
         teacher.stop()

@@ -121,11 +121,11 @@ def test_a_classifiers_own_figures() -> None:
     metrics = {name: i / 10 for i, name in enumerate(OF_LABELS)} | {"accuracy": 0.9}
     theirs = {name: 2 * value for name, value in metrics.items()}
     scores = SCORES.model_copy(update={"models": {"student": ModelScores(metrics=metrics)}})
-    kept = kept_of_metrics({"student": {"accuracy": 0.9, **metrics}, "teacher": theirs})
+    kept = kept_of_metrics({"student": {"accuracy": 0.9, **metrics}, "teacher": theirs}, {})
     read = {key: one.read(scores, Inspection(kept=kept)) for key, one in KEYS.items()}
     expected = metrics | {"accuracy_kept": 0.5, "metric_kept": 0.5}
     assert {key: value for key, value in read.items() if value is not None} == expected
-    assert kept_of_metrics({"student": {"mse": 0.5}, "teacher": {"mse": 0.1}}) == Kept()
+    assert kept_of_metrics({"student": {"mse": 0.5}, "teacher": {"mse": 0.1}}, {}) == Kept()
 
 
 def test_nothing_measured_is_none_for_every_key() -> None:

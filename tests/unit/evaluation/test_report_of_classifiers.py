@@ -104,3 +104,30 @@ def test_text_to_be_continued_has_perplexity_still(report: Report) -> None:
     )
     assert "<th>Perplexity</th>" in render_page(plain)
     assert "| heldout | student | 12.50 " in figures(plain)
+
+
+def test_masked_tokens_have_accuracy_and_perplexity(report: Report) -> None:
+    def scores(accuracy: float, perplexity: float, **fields: Any) -> ModelScores:
+        both = {"accuracy": accuracy, "perplexity": perplexity}
+        return ModelScores(perplexity=perplexity, metrics=both, **fields)
+
+    heldout = SetScores(
+        rows=40,
+        tokens=240,
+        top_k=256,
+        task="masked",
+        models={
+            "teacher": scores(0.5, 20.0),
+            "student": scores(0.4, 41.25, kl_to_teacher=0.3, top1_agreement=0.6),
+        },
+    )
+    masked = report.model_copy(update={"evaluation": {"heldout": heldout}})
+    page = render_page(masked)
+    assert "<th>Accuracy</th><th>Perplexity</th>" in page
+    assert "a masked token" in page
+    assert "| heldout | student | 40.0 % | 41.25 | 0.3000 |" in figures(masked)
+    assert "a masked token" in figures(masked)
+    told = {tile.label: tile for tile in tiles(masked)}
+    assert told["Accuracy"].detail.startswith("80.0 % of the teacher's")
+    assert told["Perplexity"].detail.startswith("teacher 20")
+    assert "masked token" in told["KL to the teacher"].detail

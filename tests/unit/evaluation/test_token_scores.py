@@ -13,7 +13,7 @@ from token_cases import SPEC, bucket_kl, labels_of, logits_of, scored_by
 
 from raykd.evaluation import token_scores
 from raykd.evaluation.compare import teacher_scores
-from raykd.evaluation.slices import length_labels, perplexity_of, slice_tables, weighty
+from raykd.evaluation.slices import length_labels, of_tokens, perplexity_of, slice_tables, weighty
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ class TestSlices:
         ours = token_scores.model_tokens(student, rows, SPEC)
         theirs = token_scores.teacher_tokens(rows, SPEC)
         labels = {"kind": ["a", "b", "b", "a", "b"], "one": ["x"] * 5}
-        (table,) = slice_tables(labels, ours, theirs)
+        (table,) = slice_tables(labels, of_tokens(ours, theirs))
         assert table.by == "kind"
         assert [one.value for one in table.slices] == ["b", "a"]
         for one, chosen in zip(table.slices, ([1, 4], [0, 3]), strict=True):
@@ -105,7 +105,7 @@ class TestSlices:
             np.arange(num), np.ones(num), np.ones(num), np.ones(num, dtype=bool)
         )
         values = ["big"] * 10 + [f"v{i}" for i in range(30)]
-        (table,) = slice_tables({"c": values}, tokens, None)
+        (table,) = slice_tables({"c": values}, of_tokens(tokens, None))
         assert len(table.slices) == 21
         assert (table.slices[0].value, table.slices[0].rows) == ("big", 10)
         assert (table.slices[-1].value, table.slices[-1].rows) == ("11 others", 11)
@@ -122,5 +122,5 @@ class TestSlices:
         tokens = token_scores.TokenScores(
             np.arange(7), np.ones(7), np.ones(7), np.ones(7, dtype=bool)
         )
-        (table,) = slice_tables({"length": labels[::-1]}, tokens, None)
+        (table,) = slice_tables({"length": labels[::-1]}, of_tokens(tokens, None))
         assert [one.value.split()[0] for one in table.slices] == ["1", "33", "65", "129"]

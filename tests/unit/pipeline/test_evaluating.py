@@ -13,7 +13,7 @@ import torch
 
 from raykd.data.prepare import prepare
 from raykd.evaluation.harness import Harness
-from raykd.evaluation.report_data import ModelScores, Report, SetScores
+from raykd.evaluation.report_data import Report
 from raykd.models.load import ModelSource, load_tokenizer
 from raykd.pipeline import drifting, evaluating, stages
 from raykd.pipeline.evaluating import Looked
@@ -218,23 +218,3 @@ def test_training_rows_are_read_evenly(prepared: Prepared) -> None:
     assert 0.15 < share < 0.35
     assert set(part.row_P.tolist()) < set(whole.row_P.tolist())
     assert part.row_P.max() == whole.row_P.max()
-
-
-def test_a_classifier_has_its_own_figures_and_drift(
-    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    models = {
-        role: ModelScores(metrics={"accuracy": accuracy, "macro_f1": 0.5})
-        for role, accuracy in (("teacher", 0.8), ("student", 0.6))
-    }
-    scores = SetScores(rows=6, tokens=6, top_k=1, models=models, task="single_label")
-    monkeypatch.setattr(stages, "measure", lambda *_: stages.Measured({}, {"x": scores}))
-    at = Looked(prepared.run.data, prepared.place, prepared.alone(), prepared.chosen, 0, True)
-    found = evaluating.inspect_labels(
-        prepared.job, prepared.models, ModelSource("x"), Path("x"), "x", at
-    )
-    assert found.scores == scores
-    assert found.inspection.kept is not None
-    assert found.inspection.kept.accuracy_kept == pytest.approx(0.75)
-    assert found.inspection.drift is not None
-    assert found.inspection.drift.farthest[0].place == "row 11"

@@ -17,6 +17,7 @@ from raykd.config.load import dump_job
 from raykd.data.prepare import prepare
 from raykd.errors import JobError, StorageError
 from raykd.evaluation.gates import Gate
+from raykd.evaluation.harness import Harness
 from raykd.evaluation.report import read_report
 from raykd.evaluation.report_data import ModelFacts
 from raykd.models.load import load_tokenizer
@@ -45,7 +46,7 @@ class OwnTeacher:
         self.is_stopped = True
 
 
-def scorer(client: TransformersEngine, spec: Any) -> Callable[[Any], Any]:
+def scorer(client: TransformersEngine, spec: Any, which: int) -> Callable[[Any], Any]:
     async def ask(rows: Any) -> Any:
         return client.score(rows, spec)
 
@@ -129,10 +130,25 @@ def test_an_engine_that_cannot_score_is_not_started(
 def test_refusals(here: list[OwnTeacher], run: RunDirectory, sample: Path, tmp_path: Path) -> None:
     with pytest.raises(JobError, match="--name 'a/b'"):
         evaluate_run(run.root, Evaluation(sample, "auto", "a/b"), progress())
-    asked = Evaluation(sample, "auto", "x", slices=["n"])
+    asked = Evaluation(sample, "auto", "x", harness=Harness(("arc",)))
     models = SimpleNamespace(encoder=object())
-    with pytest.raises(JobError, match="--slice n: divides text"):
+    with pytest.raises(JobError, match="--lm-eval: its tasks are for models of text"):
         later._prepared(later.load_run_job(run.root), models, None, tmp_path, asked)
+    asked = Evaluation(sample, "auto", "x", gates=[Gate("macro_f1", 0.5, True)])
+    with pytest.raises(JobError, match="a model of text has no such figure"):
+        evaluate_run(run.root, asked, progress())
+    assert here == [], "nothing was started"
     shutil.rmtree(run.student)
     with pytest.raises(StorageError, match="no exported student"):
         evaluate_run(run.root, asked, progress())
+
+
+def test_an_export_overwrites_nothing_of_others(run: RunDirectory, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    file = full / "mine"
+    file.touch()
+    with pytest.raises(StorageError, match="full is not empty; choose another --output"):
+        later.export_run(run.root, full)
+    with pytest.raises(StorageError, match="mine is a file; choose another --output"):
+        later.export_run(run.root, file)

@@ -58,6 +58,24 @@ def test_text_without_labels(make_job: Callable[..., Any]) -> None:
     assert (bare.columns.text, bare.columns.label) == ("body", None)
 
 
+def test_slices_are_the_jobs_unless_told(make_job: Callable[..., Any]) -> None:
+    sliced = {
+        "data.corpus.columns": {"text": "body", "slice": "kind"},
+        "teacher.of_slices": {"code": {"model": "owner/code"}},
+    }
+
+    def slice_of(*columns: str) -> str | None:
+        found = corpus_like_the_jobs(make_job(sliced), Path("x.jsonl"), "auto", columns)
+        return found.columns.slice
+
+    assert slice_of() == "kind"
+    assert slice_of("text=t") == "kind"
+    assert slice_of("messages=m", "slice=topic") == "topic"
+    assert slice_of("slice=") is None
+    with pytest.raises(JobError, match=r"--column slice=topic: nothing looks at it"):
+        corpus_like_the_jobs(make_job(), Path("x.jsonl"), "auto", ["slice=topic"])
+
+
 def test_wrong_format(make_job: Callable[..., Any]) -> None:
     with pytest.raises(JobError, match="--format csv"):
         corpus_like_the_jobs(make_job(), Path("x.csv"), "csv")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from raykd.data.order import RowOrder
-from raykd.pipeline import cluster, kept
+from raykd.pipeline import kept
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.pipeline.story import Story
 from raykd.pipeline.teacher import Parts
@@ -51,13 +51,13 @@ def counted_places(story: Story, monkeypatch: pytest.MonkeyPatch) -> range:
     """The places of the run that are looked up in the store."""
     asked: list[range] = []
 
-    def run_here(_: Any, *arguments: Any, **options: Any) -> kept.Lacking:
-        asked.append(arguments[-1])
-        return kept.Lacking(0, 1)
+    def look(*arguments: Any) -> dict[str, kept.Lacking]:
+        asked.append(arguments[-1][1])
+        return {}
 
-    monkeypatch.setattr(cluster, "run_remote", run_here)
-    spec: Any = None
-    story._count("train", spec)
+    monkeypatch.setattr("raykd.pipeline.story.rows_lacking", look)
+    monkeypatch.setattr(story, "_data", {"train": {}})
+    story._lacking()
     return asked[0]
 
 
