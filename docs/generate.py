@@ -56,8 +56,8 @@ RULES = """\
 - `soft_targets.top_k` and `evaluation.top_k` are at most the vocabulary that both sides share.
 - A key of `soft_targets` that belongs to other codecs than the job's is refused.
 - `soft_targets.codec: sampled` serves `forward_kl` and cross-entropy only; `hidden` does not go
-  with `loss.token_weights.teacher_confidence`, nor `tail: false` with `reverse_kl` or
-  `adaptive_kl`.
+  with `loss.token_weights.teacher_confidence` and `drop_documents_below`, nor `tail: false` with
+  `reverse_kl` or `adaptive_kl`.
 - `student.offload: all` needs `zero_stage: 3`; `offload: optimizer` needs `zero_stage` 1 to 3.
 - `student.lora` does not go with `student.init.start: teacher`.
 - `trust_remote_code: true` needs a `revision`.
@@ -69,6 +69,9 @@ RULES = """\
 - `representations` goes with `method: logits`, to which it is added, or `method: representations`,
   which needs it and refuses keys of a divergence; its layers are ones that both models have, and
   `attention.heads` divides the projections of both.
+- `teacher.mixed_in` and `teacher.of_slices` exclude each other; both go with `engine: transformers`,
+  `method: logits` and every codec but `hidden` and `auto`.
+- `teacher.of_slices` needs `data.corpus.columns.slice`, and a `slice` column needs `of_slices`.
 - Names in `evaluation.sets` are letters, digits, `-` and `_`; `heldout` and `train` are taken.
 - `name` is letters, digits, `.`, `_` and `-`, at most 100; `storage_path` is a path, not a URL.
 """

@@ -45,6 +45,14 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _torchs_own_linear() -> Iterator[None]:
+    """DeepSpeed puts its own in the place of torch's under ZeRO 3, and leaves it there."""
+    own = torch.nn.functional.linear
+    yield
+    torch.nn.functional.linear = own
+
+
 def sentences(num_documents: int, seed: int = 0) -> list[str]:
     """Documents of 3 to 8 made-up sentences."""
     draw = random.Random(seed)
@@ -272,7 +280,7 @@ def encoder_tokenizer() -> Any:
 
     special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
     pieces = sorted({word[:4] for word in WORDS} | {f"##{word[4:]}" for word in WORDS if word[4:]})
-    vocabulary = {piece: i for i, piece in enumerate([*special, *pieces])}
+    vocabulary = {piece: i for i, piece in enumerate([*special, *pieces, "[MASK]"])}
     machine = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     machine.pre_tokenizer = pre_tokenizers.Whitespace()
     machine.post_processor = processors.TemplateProcessing(
@@ -286,6 +294,7 @@ def encoder_tokenizer() -> Any:
         cls_token="[CLS]",
         sep_token="[SEP]",
         unk_token="[UNK]",
+        mask_token="[MASK]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
 

@@ -7,7 +7,14 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from raykd.config import mixture, rules_endpoint, rules_representations, rules_vllm
+from raykd.config import (
+    mixture,
+    of_slices,
+    rules_endpoint,
+    rules_representations,
+    rules_top_logprobs,
+    rules_vllm,
+)
 from raykd.config.capacity import CapacityConfig
 from raykd.config.classifier import ClassifierConfig
 from raykd.config.corpus import DataConfig
@@ -41,7 +48,8 @@ class Job(Section):
         "logits",
         description="What the student learns from: `logits`, the teacher's distributions over "
         "the text; `sequence`, text that the teacher writes; `classifier`, an encoder's labels, "
-        "numbers or embeddings; `representations`, the teacher's inner states alone.",
+        "numbers, embeddings or masked tokens; `representations`, the teacher's inner "
+        "states alone.",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Decides row order, held-out set and weights.")
     data: DataConfig = Field(description="Text and rows.")
@@ -100,6 +108,11 @@ class Job(Section):
     def _sequence_learns_from_text(cls, tree: Any) -> Any:
         return with_sequence_loss(tree)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_wide_as_told(cls, tree: Any) -> Any:
+        return rules_top_logprobs.with_widths(tree)
+
     @model_validator(mode="after")
     def _generation_fits(self) -> Self:
         check_generation(self)
@@ -133,6 +146,11 @@ class Job(Section):
     @model_validator(mode="after")
     def _codec_serves_the_loss(self) -> Self:
         codec = self.soft_targets.codec
+        if self.loss.alpha == 1.0 and self.loss.token_weights.needs_confidence:
+            raise ValueError(
+                "loss.token_weights: teacher_confidence and drop_documents_below ask the teacher, "
+                "and with `loss.alpha: 1` it says nothing of the text; lower alpha or remove them"
+            )
         if not self.learns_from_logits:
             return self
         served = SERVED.get(codec)
@@ -148,10 +166,11 @@ class Job(Section):
                 "soft_targets.tail: false leaves the teacher no mass beyond the kept ids, which "
                 f"makes {unbounded[0]} unbounded; keep the tail"
             )
-        if codec == "hidden" and self.loss.token_weights.teacher_confidence > 0:
+        if codec == "hidden" and self.loss.token_weights.needs_confidence:
             raise ValueError(
-                "loss.token_weights.teacher_confidence needs the teacher's probability of each "
-                "token, which `soft_targets.codec: hidden` does not carry; choose top_k or sampled"
+                "loss.token_weights: teacher_confidence and drop_documents_below need the "
+                "teacher's probability of each token, which `soft_targets.codec: hidden` does not "
+                "carry; choose top_k or sampled"
             )
         return self
 
@@ -163,7 +182,8 @@ class Job(Section):
                 "soft_targets.codec: auto asks the teacher, and `store_mode: only` never starts "
                 "one; name the codec that is kept"
             )
-        if targets.store_mode == "fill" and not self.needs_teacher_for_training:
+        asks = self.needs_teacher_for_training or self.targets_are_given
+        if targets.store_mode == "fill" and not asks:
             raise ValueError(
                 "soft_targets.store_mode: fill has nothing to ask for with `loss.alpha: 1`; "
                 "remove it"
@@ -178,6 +198,7 @@ class Job(Section):
     @model_validator(mode="after")
     def _mixture_fits(self) -> Self:
         mixture.check_job(self)
+        of_slices.check_job(self)
         return self
 
     @model_validator(mode="after")
@@ -197,8 +218,15 @@ class Job(Section):
 
     @property
     def needs_teacher_for_training(self) -> bool:
-        """False for plain fine-tuning on the text (`loss.alpha: 1`)."""
-        return self.learns_from_logits or self.representations is not None
+        """False where the text is enough (`loss.alpha: 1`), or its soft targets come with it."""
+        asked = self.learns_from_logits and not self.targets_are_given
+        return asked or self.representations is not None
+
+    @property
+    def targets_are_given(self) -> bool:
+        """Whether soft targets are what an endpoint said of the text that it wrote."""
+        endpoint = self.teacher.endpoint
+        return endpoint is not None and endpoint.top_logprobs is not None
 
     @property
     def temperatures(self) -> tuple[float, ...]:

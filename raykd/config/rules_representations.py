@@ -48,8 +48,11 @@ def _nothing_of_logits(job: Job) -> None:
         if name not in _STORE and _is_given(job.soft_targets, name)
     ]
     weights = job.loss.token_weights
-    if weights.teacher_confidence > 0:
-        given.append("loss.token_weights.teacher_confidence")
+    given += [
+        f"loss.token_weights.{name}"
+        for name in ("teacher_confidence", "drop_documents_below")
+        if getattr(weights, name) > 0
+    ]
     if weights.position_ramp_tokens > 0 and job.loss.alpha == 0:
         given.append("loss.token_weights.position_ramp_tokens")
     if given:

@@ -41,7 +41,8 @@ class SoftTargetsConfig(Section):
         64,
         ge=1,
         description="`top_k`: ids kept for each token, with their log probabilities; the mass of "
-        "all others travels beside them.",
+        "all others travels beside them. With `teacher.endpoint.top_logprobs` the default is all "
+        "that are told.",
     )
     values: Literal["fp32", "bf16", "int8", "int6"] | None = Field(
         None,

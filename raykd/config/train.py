@@ -93,7 +93,10 @@ class EvaluationConfig(Section):
     )
     max_rows: int = Field(64, ge=1, description="At most this many rows of each set.")
     top_k: int = Field(
-        256, ge=1, description="Teacher ids that the held-out divergence is computed over."
+        256,
+        ge=1,
+        description="Teacher ids that the held-out divergence is computed over. With "
+        "`teacher.endpoint.top_logprobs` the default is all that are told.",
     )
     every_steps: int | None = Field(
         None, ge=1, description="Also measure while training, after this many steps."

@@ -75,6 +75,7 @@ def token_bytes(spec: CodecSpec) -> int:
         "sampled": 5 * spec.draws + 4,
         "hidden": 4 * spec.hidden_size + 4,
         "full": 4 * spec.vocab_size,
+        "top_k_hidden": 8 * spec.top_k + 4 * len(spec.temperatures) + 4 * spec.hidden_size + 4,
         "states": 2 * spec.hidden_size * len(spec.state_layers)
         + 2 * sum(width for _, width in spec.attention_widths),
     }

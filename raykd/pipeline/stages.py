@@ -31,12 +31,20 @@ from raykd.models.alignment import Alignment
 from raykd.models.encoder import EncoderSpec
 from raykd.models.load import ModelSource, load_config, load_tokenizer, locate
 from raykd.models.mixture import MixedIn
+from raykd.models.of_slices import OfSlices
+from raykd.models.token_bytes import token_bytes
 from raykd.models.vocab import check_same_tokens, shared_vocab_size
-from raykd.pipeline import encoders
+from raykd.pipeline import encoder_measure, encoders
 from raykd.pipeline.aligned import alignment_of
 from raykd.pipeline.at_hand import weights_at_hand
 from raykd.pipeline.behind_endpoint import teacher_identity
-from raykd.pipeline.mixture import find_mixed_in, mixture_identity
+from raykd.pipeline.mixture import (
+    configs_beside,
+    find_mixed_in,
+    find_of_slices,
+    mixture_identity,
+)
+from raykd.pipeline.rewarding import find_scorer
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.pipeline.targets import heldout_spec
 from raykd.student.checkpoint import latest, newest_good
@@ -68,8 +76,12 @@ class Models:
     """Which inner states are compared; None where none are."""
     mixed_in: tuple[MixedIn, ...] = ()
     """What is averaged with the teacher."""
+    of_slices: tuple[OfSlices, ...] = ()
+    """What teaches slices of the data instead of the teacher."""
     encoder: EncoderSpec | None = None
     """What a classifier puts out; None of models of text."""
+    scorer: ModelSource | None = None
+    """What judges completions; None where none is asked."""
 
 
 def find_models(job: Job, run: RunDirectory) -> Models:
@@ -96,7 +108,10 @@ def find_models(job: Job, run: RunDirectory) -> Models:
     vocab_size = shared_vocab_size(tokenizer, teacher_config, config)
     _check_lengths(job, teacher_config, config)
     _check_shards(job, teacher_config)
-    _check_top_k(job, vocab_size)
+    check_top_k(job, vocab_size)
+    if job.targets_are_given:
+        # Before anything is paid for: what the endpoint names must be found in this vocabulary.
+        token_bytes(tokenizer, vocab_size)
     pad = tokenizer.pad_token_id
     mixed_in = find_mixed_in(job, tokenizer, vocab_size, run.model_cache)
     return Models(
@@ -112,6 +127,8 @@ def find_models(job: Job, run: RunDirectory) -> Models:
         pad_id=int(pad if pad is not None else tokenizer.eos_token_id or 0),
         alignment=alignment_of(job, teacher_config, config),
         mixed_in=mixed_in,
+        of_slices=find_of_slices(job, tokenizer, vocab_size, run.model_cache),
+        scorer=find_scorer(job, run.model_cache),
     )
 
 
@@ -141,7 +158,12 @@ def _check_shards(job: Job, teacher: Any) -> None:
             )
 
 
-def _check_top_k(job: Job, vocab_size: int) -> None:
+def check_top_k(job: Job, vocab_size: int) -> None:
+    """Refuse to keep more ids than there are.
+
+    Raises:
+        ModelError: Names the field.
+    """
     for field, k in (
         ("soft_targets.top_k", job.soft_targets.top_k),
         ("evaluation.top_k", job.evaluation.top_k),
@@ -164,7 +186,7 @@ def first_document(corpus: CorpusConfig, field: str) -> str:
 
 
 def count_parameters(job: Job, run: RunDirectory) -> dict[str, int]:
-    """Parameters of teacher and student, from their configurations; no weights are read."""
+    """Parameters of the teacher's models and the student, by their configurations alone."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -179,10 +201,15 @@ def count_parameters(job: Job, run: RunDirectory) -> dict[str, int]:
         student = load_config(locate(init, "student.init", run.model_cache), "student.init.model")
     else:
         student = student_config(init, teacher)
+    sides = {"teacher": [teacher, *configs_beside(job, run.model_cache)], "student": [student]}
     with torch.device("meta"):
         return {
-            side: sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
-            for side, config in (("teacher", teacher), ("student", student))
+            side: sum(
+                parameter.numel()
+                for config in configs
+                for parameter in AutoModelForCausalLM.from_config(config).parameters()
+            )
+            for side, configs in sides.items()
         }
 
 
@@ -251,7 +278,7 @@ def score_set(
     numbers = first if chosen is None else _rows_numbered(chosen)
     table = prepared.take(numbers)
     try:
-        scored = table if score is None else asyncio.run(_score_all(score, table))
+        scored = table if score is None else asyncio.run(_score_all(score, table, numbers))
         scored = with_gold(scored, rows, numbers)
     finally:
         close_all()
@@ -274,14 +301,15 @@ def _rows_numbered(rows: list[int]) -> Any:
     return np.array(rows, dtype=np.int64)
 
 
-async def _score_all(score: Score, table: pa.Table) -> pa.Table:
+async def _score_all(score: Score, table: pa.Table, numbers: Any) -> pa.Table:
     gate = asyncio.Semaphore(8)
+    asked = table.append_column("source_row", pa.array(numbers, pa.int64()))
 
     async def one(part: pa.Table) -> pa.Table:
         async with gate:
             return await score(part)
 
-    parts = [table.slice(at, ROWS_A_REQUEST) for at in range(0, table.num_rows, ROWS_A_REQUEST)]
+    parts = [asked.slice(at, ROWS_A_REQUEST) for at in range(0, table.num_rows, ROWS_A_REQUEST)]
     targets = pa.concat_tables(await asyncio.gather(*(one(part) for part in parts)))
     names = [*schema.PREPARED.names, *targets.column_names]
     return pa.table([*table.columns, *targets.columns], names=names)
@@ -329,7 +357,7 @@ def measure(
     import torch
 
     if models.encoder is not None:
-        return encoders.measure(job, models, initial, student, sets)
+        return encoder_measure.measure(job, models, initial, student, sets)
     torch.set_num_threads(job.student.threads)
     rows = {name: compare.read_scored(file) for name, file in sets.items()}
     spec = heldout_spec(job, models)

@@ -11,30 +11,37 @@ from raykd.config.job import Job
 from raykd.data.layout import BlockLayout
 from raykd.data.order import RowOrder
 from raykd.data.prepare import open_rows
-from raykd.data.stream import DealInOrder, OrderedStream, Score
+from raykd.data.stream import DealInOrder, OrderedStream
 from raykd.errors import CapacityError, Interrupted, StorageError, StoreError
 from raykd.evaluation.probe_table import as_yaml
 from raykd.models.load import ModelSource
-from raykd.pipeline import cluster, generating, kept, nodes, plan, probe, stages, waiting
-from raykd.pipeline.encoders import gold_of
+from raykd.pipeline import (
+    cluster,
+    generating,
+    kept,
+    nodes,
+    plan,
+    probe,
+    stages,
+    waiting,
+)
+from raykd.pipeline.asking import score_of, training_score
+from raykd.pipeline.encoder_targets import gold_of
 from raykd.pipeline.instruments import instruments_of
-from raykd.pipeline.metered import Delivered, FromTeacher
+from raykd.pipeline.lacking import lacks_head, other_sections, rows_lacking
+from raykd.pipeline.laying_down import lay_down
 from raykd.pipeline.meters import Meters
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.pipeline.smaller import on_fewer_ranks
 from raykd.pipeline.targets import heldout_spec, states_spec, training_spec
 from raykd.pipeline.teacher import Parts, Teacher, student_class
 from raykd.pipeline.watching import watched
-from raykd.pipeline.with_states import Teachers, training_columns, with_states
-from raykd.soft_targets.spec import CodecSpec
-from raykd.store.sections import others
+from raykd.pipeline.with_states import training_columns
 from raykd.student.checkpoint import newest_good
-from raykd.student.engine import StudentSpec
 from raykd.student.notes import NotesTail, add_note
+from raykd.student.protocol import StudentSpec
 from raykd.student.student_run import StudentRun
 from raykd.student.trainer import train
-from raykd.teacher.client import Representer
-from raykd.teacher.service import Scorer
 from raykd.telemetry.progress import Progress
 from raykd.telemetry.replicas import ReplicaSample
 
@@ -81,66 +88,38 @@ class Story:
         )
         self._progress.note(f"kept soft targets: {found} ({self._kept.location})")
         missing = [name for name, one in lacking.items() if one.rows]
-        if not missing and self._lacks_head():
+        if not missing and lacks_head(self.job, self._models, self._run):
             missing = ["the teacher's head (codec hidden)"]
         if missing and self._kept.mode == "only":
             raise StoreError(
                 f"soft_targets.store_mode: only, but {self._kept.location} has {found}; lacking: "
-                f"{', '.join(missing)}. Other sections there: {self._other_sections()}. Fill it "
+                f"{', '.join(missing)}. Other sections there: "
+                f"{other_sections(self.job, self._models, self._kept)}. Fill it "
                 "with a run of `store_mode: fill`, or let the teacher be asked with "
                 "`store_mode: use`"
             )
         return not missing
-
-    def _other_sections(self) -> str:
-        """What the store holds of other teachers, tokenizers and codecs."""
-        assert self._kept is not None
-        spec = training_spec if self._needs_targets else heldout_spec
-        section = self._kept.section(spec(self.job, self._models))
-        return others(self._kept.location, section)
-
-    def _lacks_head(self) -> bool:
-        if self._models.encoder is not None:
-            return False
-        hidden = self._needs_targets and training_spec(self.job, self._models).source == "hidden"
-        return hidden and not self._run.teacher_head.is_file()
 
     @property
     def _needs_targets(self) -> bool:
         return self.job.learns_from_logits
 
     def _lacking(self) -> dict[str, kept.Lacking]:
-        """Of every set, the rows that the store does not hold."""
-        lacking = {}
+        """Of every set, the rows that the store does not hold and the run will need."""
+        assert self._kept is not None
         assert self._data is not None
-        if self._needs_targets:
-            lacking["train"] = self._count("train", training_spec(self.job, self._models))
-        if (states := states_spec(self.job, self._models)) is not None:
-            lacking["train (inner states)"] = self._count("train", states)
-        for name in self._data:
-            if name != "train" and not self._run.targets(name).is_file():
-                lacking[name] = self._count(name, heldout_spec(self.job, self._models))
-        return lacking
-
-    def _count(self, name: str, spec: CodecSpec) -> kept.Lacking:
-        order, places = None, range(0)
-        if name == "train":
-            order, steps = self._order()
-            batch, each = self.job.train.global_batch, self.job.stream.steps_per_block
-            # A block is scored whole: see `data.layout`.
-            first = self._steps_done // each * each
-            places = range(first * batch, steps * batch)
-        found: kept.Lacking = cluster.run_remote(
-            kept.count_lacking,
+        order, steps = self._order()
+        batch, each = self.job.train.global_batch, self.job.stream.steps_per_block
+        # A block is scored whole: see `data.layout`.
+        first = self._steps_done // each * each
+        return rows_lacking(
+            self.job,
+            self._models,
+            self._run,
             self._kept,
-            spec,
-            self._run.data / name,
-            order,
-            places,
-            cpus=0,
-            labels=self.job.stream.labels,
+            [name for name in self._data if name != "train"],
+            (order, range(first * batch, steps * batch)),
         )
-        return found
 
     @property
     def _steps_done(self) -> int:
@@ -172,37 +151,29 @@ class Story:
     def prepare(self, teacher: Teacher) -> tuple[dict[str, Any], dict[str, Path]]:
         """Rows, and the teacher's word on the held-out ones; rows are made while it starts."""
         data = self._prepare_rows()
+        self._lay_down_given()
         if teacher.is_running:
             with self._progress.stage("teacher"):
                 teacher.wait(self.job, self._models)
         targets = {name: self._run.targets(name) for name in data if name != "train"}
-        score = self._score(teacher, heldout_spec(self.job, self._models))
+        spec, run = heldout_spec(self.job, self._models), self._run
         with self._progress.stage("held-out"):
             for name, file in targets.items():
-                rows, near = self._run.data / name, self.job.stream.labels
-                cluster.run_remote(stages.score_set, score, rows, file, cpus=0, labels=near)
+                score = score_of(self.job, self._models, run, self._kept, teacher, spec, name)
+                rows, near = run.data / name, self.job.stream.labels
+                # An endpoint says nothing of text that it did not write.
+                asked = None if self.job.targets_are_given and name != "heldout" else score
+                cluster.run_remote(stages.score_set, asked, rows, file, cpus=0, labels=near)
         return data, targets
 
-    def _score(self, teacher: Teacher, spec: CodecSpec) -> Score | None:
-        if not self.job.teacher.is_asked:
-            return None
-        run = self.job.name
-        ask = FromTeacher(run, Scorer(teacher.client, spec)) if teacher.is_running else None
-        score = kept.scoring(self._kept, spec, ask)
-        return None if score is None else Delivered(run, score)
-
-    def _training_score(self, teacher: Teacher) -> Score | None:
-        """Whom to ask for what training rows bring; None where they bring text alone."""
-        job, models = self.job, self._models
-        spec, states = training_spec(job, models), states_spec(job, models)
-        if states is None:
-            return self._score(teacher, spec) if self._needs_targets else None
-        ask = Teachers(None, None, None)
-        if teacher.is_running:
-            both = Representer(teacher.client, states, spec if self._needs_targets else None)
-            alone, targets = replace(both, codec=None), Scorer(teacher.client, spec)
-            ask = Teachers(*(FromTeacher(job.name, one) for one in (both, alone, targets)))
-        return Delivered(job.name, with_states(job, models, self._kept, ask))
+    def _lay_down_given(self) -> None:
+        """Have soft targets that came with generated text put where all others are kept."""
+        if not self.job.targets_are_given:
+            return
+        job, run, models, near = self.job, self._run, self._models, self.job.stream.labels
+        with self._progress.stage("soft targets"):
+            done = cluster.run_remote(lay_down, job, run, models, self._kept, cpus=0, labels=near)
+        self._progress.note(done.sentence())
 
     def _see_teacher(self, sample: ReplicaSample) -> None:
         self._progress.teacher(sample)
@@ -260,7 +231,7 @@ class Story:
         teacher.stop()
 
     def _write_head(self, teacher: Teacher) -> None:
-        if self._lacks_head():
+        if lacks_head(self.job, self._models, self._run):
             teacher.client.write_head(self._run.teacher_head)
 
     def _stream(
@@ -278,7 +249,7 @@ class Story:
                 steps_per_block=job.stream.steps_per_block,
             ),
             first_step=_from_the_start,
-            score=self._training_score(teacher),
+            score=training_score(job, self._models, self._run, self._kept, teacher),
             targets=training_columns(job, self._models),
             config=job.stream,
             requests_in_flight=plan.requests_in_flight(job),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raykd.config.job import Job
-from raykd.pipeline.encoders import outputs_spec
+from raykd.pipeline.at_hand import targets_identity
+from raykd.pipeline.encoder_targets import measured_spec, outputs_spec
+from raykd.pipeline.mixture import slices_identity
 from raykd.soft_targets.spec import STATES, CodecSpec
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def heldout_spec(job: Job, models: Models) -> CodecSpec:
     A classifier is measured against the outputs that it learns from.
     """
     if models.encoder is not None:
-        return outputs_spec(job, models)
+        return measured_spec(job, models)
     return CodecSpec(
         codec="top_k",
         vocab_size=models.vocab_size,
@@ -79,4 +81,4 @@ def hidden_spec(job: Job, models: Models) -> CodecSpec:
 
 
 def _teacher(job: Job, models: Models) -> str:
-    return f"{models.teacher_identity}:{job.teacher.dtype}"
+    return slices_identity(targets_identity(job, models.teacher_identity), models.of_slices)

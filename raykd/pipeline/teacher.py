@@ -16,6 +16,7 @@ from raykd.pipeline import cluster, plan, stages, waiting
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.student.encoder_student import EncoderStudent
 from raykd.student.engine import ZeroStudent
+from raykd.student.masked_student import MaskedStudent
 from raykd.student.trainer import StudentClass
 from raykd.teacher import leftover
 from raykd.teacher.client import TeacherClient
@@ -92,6 +93,7 @@ def start_teacher(job: Job, models: stages.Models, parts: Parts) -> Teacher:
         micro_batch_tokens=config.micro_batch_tokens,
         head_chunk_tokens=config.head_chunk_tokens,
         mixed_in=models.mixed_in,
+        of_slices=models.of_slices,
         encoder=models.encoder,
     )
     replica = ReplicaSpec.of(
@@ -109,8 +111,9 @@ def start_teacher(job: Job, models: stages.Models, parts: Parts) -> Teacher:
 
 def student_class(job: Job, parts: Parts) -> StudentClass:
     """What each rank builds."""
-    of_text = parts.student_class is ZeroStudent
-    return EncoderStudent if of_text and job.method == "classifier" else parts.student_class
+    if parts.student_class is not ZeroStudent or job.classifier is None:
+        return parts.student_class
+    return MaskedStudent if job.classifier.task == "masked" else EncoderStudent
 
 
 def _engine_class(job: Job) -> EngineClass:

@@ -155,6 +155,22 @@ def test_rates_by_hand(job_file: Path) -> None:
     assert "measured: the command line" in done.output
 
 
+def test_writing_by_hand(write_job: Callable[..., Path], job_tree: dict[str, Any]) -> None:
+    """900 prompts, completions of up to 20 tokens, 10 tokens a second: half an hour."""
+    generation = {"sampling": {"max_new_tokens": 20}}
+    job = write_job({**job_tree, "method": "sequence", "loss": {}, "generation": generation})
+    rates = ("--student-rate", "1000", "--rows", "10", "--write-rate", "10")
+    done = invoke(str(job), "--prompts", "900", *rates)
+    assert done.exit_code == 0, done.output
+    lines = " ".join(done.output.split())
+    assert "writing 900 completions (--prompts) of at most 20 tokens: 18k at most" in lines
+    assert "10 tokens/s by 1 replicas (the command line); hours at that length 0.50" in lines
+    assert ", 0.5 of them writing (start," in lines
+    unknown = invoke(str(job), *rates)
+    assert "(unknown: give --prompts N) of at most 20 tokens" in " ".join(unknown.output.split())
+    assert "(writing, start, held-out rows" in " ".join(unknown.output.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -163,6 +179,8 @@ def test_rates_by_hand(job_file: Path) -> None:
         (["--cluster", "none.yaml"], "none.yaml"),
         (["--teacher-config", "none.json"], "--teacher-config: no file none.json"),
         (["--set", "teacher.tensor_parallel=0"], "teacher.tensor_parallel"),
+        (["--prompts", "5"], "--prompts: the job has no `generation`"),
+        (["--write-rate", "5"], "--write-rate: the job has no `generation`"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], said: str, job_file: Path) -> None:

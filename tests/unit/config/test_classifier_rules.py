@@ -70,6 +70,15 @@ def test_a_job_comes_back_as_it_was_saved(
         ("classifier={task: embedding, cosine: 1}", "compares already"),
         ("classifier={task: single_label, pooling: cls}", "are for `task: embedding`"),
         ("classifier={task: regression, when_teacher_is_wrong: drop}", "never simply wrong"),
+        ("classifier={task: masked}", "columns.label: `task: masked` learns from the text alone"),
+        ("classifier={task: masked, labels: [a, b]}", "`task: masked` has none"),
+        ("classifier={task: masked, when_teacher_is_wrong: drop}", "never simply wrong"),
+        (
+            "classifier={task: masked, mask_fraction: 1.0}",
+            "mask_fraction: input should be less than 1",
+        ),
+        ("classifier.mask_fraction=0.2", "mask_fraction and maskings are for `task: masked`"),
+        ("classifier.maskings=2", "mask_fraction and maskings are for `task: masked`"),
     ],
 )
 def test_what_does_not_go_together(
@@ -106,3 +115,47 @@ def test_other_methods_have_no_classifier(
     assert make_job().classifier is None
     job_tree["data"]["corpus"]["label_from_folder"] = True
     assert "label_from_folder are for `method: classifier`" in complaint(write_job, job_tree)
+
+
+@pytest.fixture
+def masked(tree: dict[str, Any]) -> dict[str, Any]:
+    tree["classifier"] = {"task": "masked", "cosine": 1.0, "maskings": 4}
+    tree["data"]["corpus"]["columns"] = {"text": "text"}
+    tree["soft_targets"] = {"top_k": 16, "values": "fp32", "temperatures": [4.0]}
+    tree["loss"]["divergence"] = "jsd"
+    return tree
+
+
+def test_masked_tokens_have_codec_and_divergence(
+    masked: dict[str, Any], write_job: Callable[..., Path]
+) -> None:
+    job = load_job(write_job(masked), [])
+    assert job.soft_targets.top_k == 16
+    assert job.temperatures == (1.0, 4.0, 2.0)
+
+
+NOBODY = "teacher={model: x, engine: none}"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("soft_targets={codec: sampled}", "codec: sampled; the distributions of `task: masked`"),
+        ("soft_targets={codec: sampled, draws: 9}", "draws: masked tokens travel by codec top_k"),
+        ("soft_targets={codec: hidden}", "codec: hidden; the distributions of `task: masked`"),
+        ("soft_targets={codec: auto}", "codec: auto; the distributions of `task: masked`"),
+        ("soft_targets={codec: full}", "hidden states travel beside the likeliest ids"),
+        ("loss.token_weights.position_ramp_tokens=3", "every masked token counts alike"),
+        ("loss={alpha: 1.0}", "classifier.cosine: with `loss.alpha: 1` no teacher"),
+        ("data.long_documents=split", "data.long_documents"),
+        (NOBODY, "soft_targets.top_k: with `teacher.engine: none` no distributions travel"),
+        ("data.packing=pack", "one document a row"),
+    ],
+)
+def test_what_masked_tokens_do_not_go_with(
+    masked: dict[str, Any], write_job: Callable[..., Path], override: str, said: str
+) -> None:
+    if override == NOBODY:
+        masked["classifier"]["cosine"] = 0.0
+        masked["loss"]["alpha"] = 1.0
+    assert said in complaint(write_job, masked, override)

@@ -68,6 +68,10 @@ def test_a_section_that_is_wrong(section: dict[str, Any], said: str, make_job: M
             {**ALONE, "loss.alpha": 0.5, "loss.token_weights": {"teacher_confidence": 1}},
             "loss.token_weights.teacher_confidence: ",
         ),
+        (
+            {**ALONE, "loss.alpha": 0.5, "loss.token_weights": {"drop_documents_below": 0.1}},
+            "loss.token_weights.drop_documents_below: ",
+        ),
     ],
 )
 def test_what_would_change_nothing_is_refused(

@@ -74,13 +74,15 @@ def test_a_codec_that_cannot_serve_the_loss(
     assert "top_k, hidden and full serve it" in told
 
 
+@pytest.mark.parametrize("key", ["teacher_confidence", "drop_documents_below"])
 def test_confidence_needs_a_codec_that_carries_it(
-    write_job: Callable[..., Path], job_tree: dict[str, Any]
+    key: str, write_job: Callable[..., Path], job_tree: dict[str, Any]
 ) -> None:
-    told = complaint(
-        write_job, job_tree, "soft_targets.codec=hidden", "loss.token_weights.teacher_confidence=1"
-    )
+    asked = f"loss.token_weights.{key}=0.5"
+    told = complaint(write_job, job_tree, "soft_targets.codec=hidden", asked)
     assert "`soft_targets.codec: hidden` does not carry" in told
+    told = complaint(write_job, job_tree, "loss.alpha=1", asked)
+    assert "with `loss.alpha: 1` it says nothing of the text" in told
 
 
 @pytest.mark.parametrize("name", ["reverse_kl", "adaptive_kl"])
