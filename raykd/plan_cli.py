@@ -24,6 +24,9 @@ def plan(
     rows: Annotated[
         int | None, typer.Option(min=1, help="Training rows of an epoch, where none are prepared.")
     ] = None,
+    prompts: Annotated[
+        int | None, typer.Option(min=1, help="Prompts that the teacher writes to (`generation`).")
+    ] = None,
     probe: Annotated[
         Path | None, typer.Option(help="What `raykd probe` saved; default: this job's, if there.")
     ] = None,
@@ -46,6 +49,10 @@ def plan(
     student_rate: Annotated[
         float | None, typer.Option(min=1e-3, help="Tokens/s of one rank, where you know it.")
     ] = None,
+    write_rate: Annotated[
+        float | None,
+        typer.Option(min=1e-3, help="Tokens/s that one replica writes, where you know it."),
+    ] = None,
     teacher_mfu: Annotated[
         float | None,
         typer.Option(min=0.01, max=1, help="Assumed share of the GPU's speed; default 0.35."),
@@ -61,6 +68,8 @@ def plan(
         from raykd.config.load import load_job
 
         job = load_job(job_file, overrides)
+        from dataclasses import replace
+
         from raykd.clusters.read import read_hardware
         from raykd.planning.accelerators import read_accelerators
         from raykd.planning.model_files import read_models
@@ -69,15 +78,18 @@ def plan(
 
         known = read_accelerators(accelerators)
         _require_known(accelerator, list(known))
+        _require_writing(job, {"--prompts": prompts, "--write-rate": write_rate})
+        rates = _rates(job, probe, (teacher_rate, student_rate), (teacher_mfu, student_mfu))
         found = make_plan(
             job,
             Asked(
                 models=read_models(job, teacher_config, student_config),
                 hardware=None if cluster is None else read_hardware(cluster, prices),
                 accelerators=known,
-                rates=_rates(job, probe, (teacher_rate, student_rate), (teacher_mfu, student_mfu)),
+                rates=replace(rates, write_tokens_per_s=write_rate),
                 accelerator=accelerator,
                 rows=rows,
+                prompts=prompts,
             ),
         )
         if as_json:
@@ -97,6 +109,16 @@ def _require_known(accelerator: str | None, known: list[str]) -> None:
             f"--accelerator {accelerator}: not in the table, which has {', '.join(known)}; add it "
             "with --accelerators FILE"
         )
+
+
+def _require_writing(job: Job, given: dict[str, float | None]) -> None:
+    from raykd.errors import JobError
+
+    idle = [name for name, value in given.items() if value is not None]
+    if job.generation is None and idle:
+        raise JobError(f"{idle[0]}: the job has no `generation`: nothing is written; leave it out")
+    if job.teacher.endpoint is not None and given["--write-rate"] is not None:
+        raise JobError("--write-rate: an endpoint writes, no replica; leave it out")
 
 
 def _rates(

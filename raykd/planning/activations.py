@@ -15,20 +15,31 @@ from __future__ import annotations
 
 from typing import Final
 
+from raykd.config.model import Device
+from raykd.planning.encoder_activations import (
+    encoder_ends,
+    encoder_layer_bytes,
+    encoder_while_scoring,
+)
 from raykd.planning.shape import ModelShape
 
 FP32: Final = 4
 """Bytes."""
 
 
-def layer_bytes_a_token(model: ModelShape, width: int, row_tokens: int) -> int:
+def layer_bytes_a_token(
+    model: ModelShape, width: int, row_tokens: int, device: Device = "gpu"
+) -> int:
     """Bytes of one layer that its backward pass needs, for each token.
 
     Args:
         model: The model.
         width: Bytes of a number: 2 or 4.
         row_tokens: T.
+        device: Where it learns; only an encoder's dropout is another there.
     """
+    if model.encoder is not None:
+        return encoder_layer_bytes(model, model.encoder, width, row_tokens, device)
     hidden, query = model.hidden_size, model.query_width
     norms = model.norms_a_layer * _norm_bytes(model, hidden, width)
     if model.head_norm_groups:
@@ -60,7 +71,13 @@ def _attention_bytes(model: ModelShape, width: int, row_tokens: int) -> int:
 
 
 def kept_for_backward(
-    model: ModelShape, width: int, rows: int, row_tokens: int, *, checkpointing: bool
+    model: ModelShape,
+    width: int,
+    rows: int,
+    row_tokens: int,
+    *,
+    checkpointing: bool,
+    device: Device = "gpu",
 ) -> tuple[int, int]:
     """Bytes of all layers that stay until the backward pass, and of one that is computed again.
 
@@ -70,11 +87,14 @@ def kept_for_backward(
         rows: B.
         row_tokens: T.
         checkpointing: Whether only each layer's input stays.
+        device: Where it learns.
     """
     tokens = rows * row_tokens
-    layer = tokens * layer_bytes_a_token(model, width, row_tokens)
+    layer = tokens * layer_bytes_a_token(model, width, row_tokens, device)
     mask = 0 if model.full_scores else tokens * row_tokens
     ends = tokens * (_norm_bytes(model, model.hidden_size, width) + width * model.hidden_size)
+    if model.encoder is not None:
+        ends = tokens * encoder_ends(model, model.encoder, width, device)
     if checkpointing:
         inputs = model.num_layers * tokens * width * model.hidden_size
         return inputs + ends + mask, layer
@@ -91,6 +111,8 @@ def while_scoring(model: ModelShape, width: int, rows: int, row_tokens: int, sha
         row_tokens: T.
         shards: What heads and feed-forward part are divided by.
     """
+    if model.encoder is not None:
+        return encoder_while_scoring(model, width, rows, row_tokens)
     tokens = rows * row_tokens
     hidden = width * model.hidden_size
     query, keys = width * model.query_width // shards, width * model.kv_width // shards

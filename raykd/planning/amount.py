@@ -10,6 +10,7 @@ from raykd.config.job import Job
 from raykd.errors import RaykdError
 from raykd.pipeline.plan import num_steps
 from raykd.pipeline.run_dir import RunDirectory, load_run_job
+from raykd.planning.encoder_models import learned_share
 
 UNKNOWN = "unknown: give --rows N, or prepare the rows by starting the run"
 
@@ -53,9 +54,10 @@ def amount(job: Job, rows: int | None = None) -> Amount:
         rows: Training rows of an epoch, where the person knows.
     """
     length = float(job.data.sequence_length_tokens)
+    share = 1.0 if job.classifier is None else learned_share(job)
     prepared = _prepared(job)
     if rows is not None:
-        return Amount(rows, num_steps(job, rows), length, 1.0, "--rows")
+        return Amount(rows, num_steps(job, rows), length, share, "--rows")
     if prepared is not None:
         count, all_tokens = prepared["rows"], prepared["tokens"] + prepared["tokens_padded"]
         return Amount(
@@ -68,15 +70,25 @@ def amount(job: Job, rows: int | None = None) -> Amount:
     documents = job.data.corpus.max_documents
     if documents and job.generation is not None:
         documents *= job.generation.keep_best or job.generation.num_samples
+    if documents and job.classifier is not None:
+        documents *= job.classifier.maskings
     if documents and job.data.packing == "pad" and job.data.long_documents != "split":
         most = max(1, round(documents * (1 - job.evaluation.heldout_fraction)))
-        of = "" if job.generation is None else "completion "
-        source = f"at most: a row for each {of}of data.corpus.max_documents, less those held out"
-        return Amount(most, num_steps(job, most), length, 1.0, source)
+        source = (
+            f"at most: a row for each {_unit(job)}of data.corpus.max_documents, less those held out"
+        )
+        return Amount(most, num_steps(job, most), length, share, source)
     if job.train.max_steps is not None:
         source = f"{UNKNOWN}; train.max_steps bounds the run"
-        return Amount(None, job.train.max_steps, length, 1.0, source)
-    return Amount(None, None, length, 1.0, UNKNOWN)
+        return Amount(None, job.train.max_steps, length, share, source)
+    return Amount(None, None, length, share, UNKNOWN)
+
+
+def _unit(job: Job) -> str:
+    """What a document becomes several of."""
+    if job.generation is not None:
+        return "completion "
+    return "masking " if job.classifier is not None and job.classifier.maskings > 1 else ""
 
 
 def _prepared(job: Job) -> dict[str, Any] | None:

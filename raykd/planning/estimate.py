@@ -13,8 +13,9 @@ from raykd.planning.amount import Amount
 from raykd.planning.fitting import Fitting, Surroundings
 from raykd.planning.layout import Layout
 from raykd.planning.pieces import STUDENT_RANKS
-from raykd.planning.plan_data import Cost, Speed
+from raykd.planning.plan_data import Cost, Speed, Writing
 from raykd.planning.speed import Rates, rank_rate, replica_rate
+from raykd.planning.written import best_write_rate, writing
 
 Rate = Callable[[Accelerator | None], float | None]
 """Tokens a second of one replica or rank, by the GPU that it is on."""
@@ -22,8 +23,9 @@ Rate = Callable[[Accelerator | None], float | None]
 
 @dataclass(frozen=True)
 class Hours:
-    """How long each phase lasts."""
+    """How long each phase lasts; writing is 0 where there is none, or nobody knows."""
 
+    writing: float
     filling: float
     training: float
 
@@ -107,8 +109,51 @@ def _source(rates: Rates, measured: float | None, mfu: float, found: float | Non
     return f"assumed: {mfu:.0%} of the GPU's dense bf16 speed"
 
 
-def hours(job: Job, amount: Amount, speed: Speed) -> Hours | None:
-    """How long filling the store and training last; None where a rate or the rows are unknown.
+def written(
+    job: Job, around: Surroundings, fitting: Fitting, rates: Rates, prompts: int | None
+) -> Writing | None:
+    """What the teacher writes first, and how fast; None where it writes nothing.
+
+    Args:
+        job: The job.
+        around: Models and hardware.
+        fitting: Where everything lies.
+        rates: What is known.
+        prompts: Of the corpus, where the person knows.
+    """
+    if job.generation is None:
+        return None
+    replicas = _writers(job, fitting.layout)
+    source = "unknown: give --write-rate TOKENS_PER_S"
+    if rates.write_tokens_per_s is not None:
+        source = "the command line"
+        each: list[float] = [rates.write_tokens_per_s for _ in replicas]
+    else:
+        teacher = around.models.teacher
+        each = _each(replicas, lambda gpu: best_write_rate(job, teacher, gpu), around)
+        if each:
+            source = "at best: weights and cache read once a step, at the GPU's memory bandwidth"
+    together = (
+        sum(n * one for n, one in zip(replicas.values(), each, strict=True)) if each else None
+    )
+    return writing(job, prompts, together, sum(replicas.values()), source)
+
+
+def _writers(job: Job, layout: Layout | None) -> dict[str | None, int]:
+    """Replicas that write, on each node type; all on one's own hardware without a cluster file."""
+    if job.teacher.endpoint is not None:
+        return {}
+    if layout is None:
+        return {None: job.teacher.max_replicas}
+    placement = layout.placements.get("writing")
+    found: dict[str | None, int] = {}
+    if placement is not None:
+        found.update(placement.on(TEACHER_REPLICAS))
+    return found
+
+
+def hours(job: Job, amount: Amount, speed: Speed, writing: Writing | None = None) -> Hours | None:
+    """How long each phase lasts; None where a rate or the rows are unknown.
 
     Later epochs read what was kept of the first one, unless nothing is kept.
     """
@@ -124,7 +169,8 @@ def hours(job: Job, amount: Amount, speed: Speed) -> Hours | None:
             return None
         filling = first / speed.teacher_tokens_per_s
     training = first / speed.tokens_per_s + (tokens - first) / speed.student_tokens_per_s
-    return Hours(filling / 3600, training / 3600)
+    writing_hours = 0.0 if writing is None else writing.hours or 0.0
+    return Hours(writing_hours, filling / 3600, training / 3600)
 
 
 def cost(
@@ -134,13 +180,18 @@ def cost(
     if hours is None:
         return None
     teacher_hours = hours.filling + (hours.training if teacher_works_in_training(job) else 0.0)
-    teacher_gpus = speed.replicas * job.teacher.num_shards
+    teacher_hours *= speed.replicas
+    if hours.writing:
+        teacher_hours += sum(_writers(job, layout).values()) * hours.writing
     node_hours = {} if hardware is None or layout is None else _node_hours(hardware, layout, hours)
     on_demand, as_planned, missing = _money(hardware, node_hours)
     return Cost(
-        hours=hours.filling + hours.training,
+        hours=hours.writing + hours.filling + hours.training,
+        writing_hours=hours.writing,
         filling_hours=hours.filling,
-        teacher_gpu_hours=teacher_gpus * teacher_hours if job.teacher.device == "gpu" else None,
+        teacher_gpu_hours=(
+            job.teacher.num_shards * teacher_hours if job.teacher.device == "gpu" else None
+        ),
         student_gpu_hours=(speed.ranks * hours.training if job.student.device == "gpu" else None),
         node_hours=node_hours,
         on_demand=on_demand,
@@ -151,7 +202,7 @@ def cost(
 
 def _node_hours(hardware: Hardware, layout: Layout, hours: Hours) -> dict[str, float]:
     """Nodes that a phase needs, or that always run, times its hours."""
-    lasting = {"filling": hours.filling, "training": hours.training}
+    lasting = {"writing": hours.writing, "filling": hours.filling, "training": hours.training}
     found = {}
     for each in hardware.node_types:
         spent = 0.0

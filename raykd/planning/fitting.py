@@ -16,6 +16,7 @@ from raykd.planning.pieces import STUDENT_RANKS, pieces
 from raykd.planning.placement import allows
 from raykd.planning.plan_data import MemoryLine
 from raykd.planning.units import gib
+from raykd.planning.writing_memory import on_gpu, too_little_for_vllm, with_cache
 
 SHARD, RANK = "teacher shard", "student rank"
 
@@ -80,13 +81,19 @@ def fit(job: Job, around: Surroundings) -> Fitting:
     phases = pieces(job) if layout is None else layout.phases
     if any(piece.part == TEACHER_REPLICAS for phase in phases.values() for piece in phase):
         models = around.models
-        shard = teacher_memory(job, models.teacher, models.vocab_size, models.mixed_in)
-        uses = {SHARD: shard, **uses}
+        shard = teacher_memory(
+            job, models.teacher, models.vocab_size, models.mixed_in, models.of_slices
+        )
+        uses = {SHARD: with_cache(job, models.teacher, shard), **uses}
     lines = [
         line for part, use in uses.items() for line in _on_gpus(job, part, use, layout, around)
     ]
     if layout is not None and around.hardware is not None:
         lines += _on_nodes(job, uses, layout, around.hardware)
+    if SHARD in uses and job.teacher.device == "gpu":
+        for gpu in _gpus(SHARD, layout, around):
+            if said := too_little_for_vllm(job, on_gpu(job, uses[SHARD], gpu), gpu):
+                problems.setdefault("teacher memory", []).append(said)
     for line in lines:
         if not line.fits:
             aspect = "node memory" if line.place == "node" else f"{line.part.split()[0]} memory"
@@ -112,17 +119,31 @@ def _on_gpus(
     """A line for each node type where the part lies on a GPU; one without a cluster."""
     device = job.teacher.device if part == SHARD else job.student.device
     place = "gpu" if device == "gpu" else "cpu"
-    whole = {**use.kept, **use.passing}
-    if layout is None or around.hardware is None or place == "cpu":
-        gpu = around.gpu(None) if place == "gpu" else None
-        have = gpu.usable_bytes if gpu else None
-        return [MemoryLine(part, None, place, use.device, have, whole)]
-    lines = []
-    for node_type in _where(_piece(part), layout, around.hardware):
-        gpu = around.gpu(node_type)
-        have = gpu.usable_bytes if gpu else None
-        lines.append(MemoryLine(part, node_type.name, place, use.device, have, whole))
-    return lines
+    if place == "cpu":
+        return [MemoryLine(part, None, place, use.device, None, {**use.kept, **use.passing})]
+    if layout is None or around.hardware is None:
+        return [_on_gpu(job, part, use, None, around)]
+    types = _where(_piece(part), layout, around.hardware)
+    return [_on_gpu(job, part, use, each, around) for each in types]
+
+
+def _on_gpu(
+    job: Job, part: str, use: Memory, node_type: NodeType | None, around: Surroundings
+) -> MemoryLine:
+    gpu = around.gpu(node_type)
+    have = gpu.usable_bytes if gpu else None
+    held = on_gpu(job, use, gpu) if part == SHARD else use
+    name = None if node_type is None else node_type.name
+    return MemoryLine(part, name, "gpu", held.device, have, {**held.kept, **held.passing})
+
+
+def _gpus(part: str, layout: Layout | None, around: Surroundings) -> list[Accelerator]:
+    """The GPUs of a part that are in the table, each once."""
+    if layout is None or around.hardware is None:
+        found = [around.gpu(None)]
+    else:
+        found = [around.gpu(each) for each in _where(_piece(part), layout, around.hardware)]
+    return list(dict.fromkeys(gpu for gpu in found if gpu is not None))
 
 
 def _where(part: str, layout: Layout, hardware: Hardware) -> list[NodeType]:

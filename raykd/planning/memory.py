@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from raykd.config.job import Job
+from raykd.planning import encoder_heads
 from raykd.planning.activations import FP32, kept_for_backward, while_scoring
 from raykd.planning.lora import trained_and_frozen
 from raykd.planning.model_files import Models
@@ -42,7 +43,11 @@ class Memory:
 
 
 def teacher_memory(
-    job: Job, model: ModelShape, vocab_size: int, mixed_in: Sequence[ModelShape] = ()
+    job: Job,
+    model: ModelShape,
+    vocab_size: int,
+    mixed_in: Sequence[ModelShape] = (),
+    of_slices: Sequence[ModelShape] = (),
 ) -> Memory:
     """What one shard of the teacher holds.
 
@@ -51,36 +56,54 @@ def teacher_memory(
         model: The teacher.
         vocab_size: Logits that are made of each token.
         mixed_in: Other models that it is averaged with.
+        of_slices: Other models that are there, each asked alone.
     """
     teacher, shards = job.teacher, job.teacher.tensor_parallel
     width = WIDTH_BYTES[teacher.dtype]
     row = job.data.sequence_length_tokens
     rows = max(1, teacher.micro_batch_tokens // row)
+    if model.encoder is not None:
+        return _encoder_memory(job, model, rows)
     chunk = min(teacher.head_chunk_tokens, rows * row)
     most = TEACHER_BLOCK_NUMBERS[teacher.device]
     if teacher.engine == "vllm":
         # It makes all logits of a step together, and works on all of them at once.
         chunk = teacher.micro_batch_tokens
         most = chunk * vocab_size
-    logits = width * chunk * model.vocab_size
+    together, alone = (model, *mixed_in), (model, *of_slices)
+    held = (*together, *of_slices)
+    logits = width * chunk * max(one.vocab_size for one in alone)
     of_shard = logits // shards if shards > 1 else 0
     block = FP32 * min(most, chunk * vocab_size)
     passing = {
-        "activations": max(
-            while_scoring(each, width, rows, row, shards) for each in (model, *mixed_in)
-        ),
+        "activations": max(while_scoring(each, width, rows, row, shards) for each in held),
         "head chunk": logits + of_shard + BLOCK_COPIES * block,
     }
     if mixed_in:
         # The logits of each, the average so far, one model's log probabilities.
         passing["head chunk"] += width * chunk * sum(other.vocab_size for other in mixed_in)
         passing["head chunk"] += 2 * FP32 * chunk * vocab_size
-    kept = {"weights": width * sum(m.shard_parameters(shards) for m in (model, *mixed_in))}
+    kept = {"weights": width * sum(one.shard_parameters(shards) for one in held)}
     if teacher.vllm is not None and teacher.vllm.kv_cache_gib is not None:
         kept["cache of keys and values"] = int(teacher.vllm.kv_cache_gib * 2**30)
-    hidden = width * rows * row * sum(m.hidden_size for m in (model, *mixed_in))
+    widest = max(sum(one.hidden_size for one in together), *(one.hidden_size for one in alone))
+    hidden = width * rows * row * widest
     # The head works on the last hidden states when all else of the forward pass is gone.
     peak = max(passing["activations"], hidden + passing["head chunk"])
+    return Memory(sum(kept.values()) + peak, 0, kept, passing)
+
+
+def _encoder_memory(job: Job, model: ModelShape, rows: int) -> Memory:
+    width, row = WIDTH_BYTES[job.teacher.dtype], job.data.sequence_length_tokens
+    most = TEACHER_BLOCK_NUMBERS[job.teacher.device]
+    states = encoder_heads.hidden_states_bytes(job, model, width, rows * row)
+    passing = {
+        "activations": while_scoring(model, width, rows, row, 1) + states,
+        "outputs": encoder_heads.scored_bytes(job, model, width, rows * row, most),
+    }
+    kept = {"weights": width * model.num_parameters}
+    hidden = states or width * rows * row * model.hidden_size
+    peak = max(passing["activations"], hidden + passing["outputs"])
     return Memory(sum(kept.values()) + peak, 0, kept, passing)
 
 
@@ -92,9 +115,19 @@ def student_memory(job: Job, models: Models) -> Memory:
     held = held_by_rank(job, frozen, trained)
     rows, row = job.train.micro_batch, job.data.sequence_length_tokens
     stays, again = kept_for_backward(
-        model, width, rows, row, checkpointing=student.activation_checkpointing
+        model,
+        width,
+        rows,
+        row,
+        checkpointing=student.activation_checkpointing,
+        device=student.device,
     )
-    loss = _loss_bytes(job, models, width)
+    if model.encoder is None:
+        loss_part, arriving, loss = "fused loss", 0, _loss_bytes(job, models, width)
+    else:
+        most = LOSS_BLOCK_NUMBERS[student.device]
+        loss_part, arriving = "loss or gradients", encoder_heads.largest_gradient(model, width)
+        loss = encoder_heads.learned_bytes(job, model, width, rows * row, most)
     bucket = held.bucket
     if student.device == "cpu":
         # Memory that nothing was written to costs nothing there.
@@ -102,7 +135,8 @@ def student_memory(job: Job, models: Models) -> Memory:
     passing = {
         "activations": stays,
         "one layer again": again,
-        "fused loss": loss,
+        loss_part: loss,
+        "gradient arriving": arriving,
         "soft targets": rows * row * target_bytes(job, models),
         "reduce bucket": bucket,
         "optimizer step": held.step_gradients,
@@ -111,7 +145,8 @@ def student_memory(job: Job, models: Models) -> Memory:
     at_step = 0 if held.optimizer_on_host and student.device == "gpu" else held.step_gradients
     # Under ZeRO 3 the bucket is there at the step too.
     at_step += bucket if student.zero_stage == 3 else 0
-    learning = stays + max(again, loss) + passing["soft targets"] + bucket
+    # The embedding's gradient is the last: nothing of a forward pass is there any more.
+    learning = max(stays + max(again, loss), arriving) + passing["soft targets"] + bucket
     most = max(learning, at_step)
     return Memory(
         sum(kept.values()) + most,
@@ -174,17 +209,21 @@ def loss_chunk_tokens(
 
 def target_bytes(job: Job, models: Models) -> int:
     """Bytes of a token's soft targets and inner states once decoded, on the student's device."""
-    asked = job.soft_targets
     inner = state_bytes(job, models)
     if not job.learns_from_logits:
         return inner
-    return (
-        inner
-        + {
-            "top_k": 8 * asked.top_k + 4 * len(job.temperatures) + 4,
-            "auto": 8 * asked.top_k + 4 * len(job.temperatures) + 4,
-            "sampled": 12 * asked.draws + 8,
-            "hidden": {"bf16": 2}.get(asked.hidden_values, 4) * models.teacher.hidden_size,
-            "full": {"bf16": 2}.get(asked.width, 4) * models.vocab_size + 4,
-        }[asked.codec]
-    )
+    of_one = _distribution_bytes(job, models)
+    if models.student.encoder is not None:
+        return encoder_heads.target_bytes(job, models.teacher, models.student, of_one)
+    return inner + of_one
+
+
+def _distribution_bytes(job: Job, models: Models) -> int:
+    asked = job.soft_targets
+    return {
+        "top_k": 8 * asked.top_k + 4 * len(job.temperatures) + 4,
+        "auto": 8 * asked.top_k + 4 * len(job.temperatures) + 4,
+        "sampled": 12 * asked.draws + 8,
+        "hidden": {"bf16": 2}.get(asked.hidden_values, 4) * models.teacher.hidden_size,
+        "full": {"bf16": 2}.get(asked.width, 4) * models.vocab_size + 4,
+    }[asked.codec]

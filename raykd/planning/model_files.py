@@ -10,10 +10,13 @@ from typing import Any, Final
 
 from raykd.config.job import Job
 from raykd.config.model import ModelConfig
+from raykd.config.of_slices import shared_models
 from raykd.config.student import FromConfig, FromTeacher
 from raykd.errors import JobError, ModelError
 from raykd.package_paths import is_package_reference, resolve_package_path
 from raykd.pipeline.at_hand import weights_at_hand
+from raykd.planning.encoder_families import size_names
+from raykd.planning.encoder_models import encoder_models, renamed_widths
 from raykd.planning.families import KNOWN, shape_of
 from raykd.planning.gguf_header import read_header
 from raykd.planning.shape import ModelShape
@@ -40,6 +43,8 @@ class Models:
     student_source: str
     mixed_in: tuple[ModelShape, ...] = ()
     """What is averaged with the teacher."""
+    of_slices: tuple[ModelShape, ...] = ()
+    """What teaches slices of the data instead of the teacher."""
 
     @property
     def vocab_size(self) -> int:
@@ -71,37 +76,52 @@ def read_models(
         student, student_source = init.config, "student.init.config"
     else:
         student, student_source = _cut(teacher, init), f"cut from {teacher_source}"
+    if job.classifier is not None:
+        found = None if teacher_config else _directory(at_hand, "teacher.model", _hint("teacher"))
+        shapes = encoder_models(job, teacher, student, found)
+        return Models(*shapes, teacher_source, student_source)
     return Models(
         shape_of(teacher, "teacher.model"),
         shape_of(student, "student.init"),
         teacher_source,
         student_source,
         tuple(
-            shape_of(_config(one, "teacher", None)[0], "teacher.mixed_in")
-            for one in job.teacher.mixed_in
+            _shape_beside(one, f"teacher.mixed_in.{i}.model")
+            for i, one in enumerate(job.teacher.mixed_in)
+        ),
+        tuple(
+            _shape_beside(one.config, f"{one.field}.model")
+            for one in shared_models(job.teacher.of_slices)
         ),
     )
 
 
+def _shape_beside(model: ModelConfig, field: str) -> ModelShape:
+    """The shape of a model that is there beside the teacher."""
+    return shape_of(_config(model, "teacher", None, field)[0], field)
+
+
 def _config(
-    model: ModelConfig | None, side: str, given: Path | None
+    model: ModelConfig | None, side: str, given: Path | None, beside: str | None = None
 ) -> tuple[Mapping[str, Any], str]:
+    """A configuration and where it was read; `beside` names a model that no option gives."""
     if given is not None:
         return _read_json(given, f"--{side}-config"), str(given)
     assert model is not None
-    field = "teacher.model" if side == "teacher" else "student.init.model"
-    directory = _directory(model, field)
+    field = beside or ("teacher.model" if side == "teacher" else "student.init.model")
+    hint = _hint(side) if beside is None else "have it on this machine"
+    directory = _directory(model, field, hint)
     if directory is None:
-        file = _cached(model, side, field)
+        file = _cached(model, field, hint)
         return _read_json(file, field), f"{model.model} ({file})"
     if model.gguf_file is not None:
         return _from_gguf(directory / model.gguf_file, field), str(directory / model.gguf_file)
     if not (directory / "config.json").is_file():
-        raise ModelError(f"{field}: {directory} has no config.json; {_hint(side)}")
+        raise ModelError(f"{field}: {directory} has no config.json; {hint}")
     return _read_json(directory / "config.json", field), str(directory)
 
 
-def _directory(model: ModelConfig, field: str) -> Path | None:
+def _directory(model: ModelConfig, field: str, hint: str) -> Path | None:
     """Where the model lies on this machine; None where the hub has it."""
     if is_package_reference(model.model):
         return resolve_package_path(model.model, ModelError)
@@ -109,12 +129,11 @@ def _directory(model: ModelConfig, field: str) -> Path | None:
     if directory.is_dir():
         return directory
     if model.model.startswith((".", "/", "~")) or model.model.count("/") > 1:
-        side = field.partition(".")[0]
-        raise ModelError(f"{field}: no directory {model.model!r} on this machine; {_hint(side)}")
+        raise ModelError(f"{field}: no directory {model.model!r} on this machine; {hint}")
     return None
 
 
-def _cached(model: ModelConfig, side: str, field: str) -> Path:
+def _cached(model: ModelConfig, field: str, hint: str) -> Path:
     """The hub's `config.json`, where an earlier download left it; nothing is fetched."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -127,7 +146,7 @@ def _cached(model: ModelConfig, side: str, field: str) -> Path:
         raise ModelError(
             f"{field}: the configuration of {model.model} is not in this machine's hub cache, and "
             f"raykd plan downloads nothing; `hf download {model.model} config.json` fetches it, or "
-            f"{_hint(side)}"
+            f"{hint}"
         )
     return Path(found)
 
@@ -172,7 +191,7 @@ def _cut(teacher: Mapping[str, Any], init: FromTeacher) -> dict[str, Any]:
     """The student's configuration, as `models/init.py` cuts it; only sizes matter here."""
     cut = dict(teacher)
     names = _Names.of(teacher)
-    most = int(teacher[names.layers])
+    most = _whole(teacher, names.layers)
     cut[names.layers] = init.layers if isinstance(init.layers, int) else len(init.layers)
     if not 1 <= cut[names.layers] <= most:
         raise ModelError(
@@ -180,9 +199,9 @@ def _cut(teacher: Mapping[str, Any], init: FromTeacher) -> dict[str, Any]:
             f"to {most}"
         )
     if init.widths:
-        heads = int(teacher[names.heads])
-        cut["head_dim"] = teacher.get("head_dim") or int(teacher[names.hidden]) // heads
-    for name, width in init.widths.items():
+        heads, hidden = _whole(teacher, names.heads), _whole(teacher, names.hidden)
+        cut["head_dim"] = teacher.get("head_dim") or hidden // heads
+    for name, width in renamed_widths(teacher.get("model_type"), init.widths).items():
         largest = teacher.get(name)
         if type(largest) is not int or not 1 <= width <= largest:
             raise ModelError(
@@ -193,9 +212,19 @@ def _cut(teacher: Mapping[str, Any], init: FromTeacher) -> dict[str, Any]:
     return cut
 
 
+def _whole(config: Mapping[str, Any], name: str) -> int:
+    value = config.get(name)
+    if type(value) is not int or value < 1:
+        raise ModelError(
+            f"teacher.model: its configuration needs a whole number `{name}` of at least 1, for a "
+            f"student is cut from it; found {value!r}"
+        )
+    return value
+
+
 @dataclass(frozen=True)
 class _Names:
-    """GPT-2 has names of its own."""
+    """Some families have names of their own."""
 
     layers: str = "num_hidden_layers"
     heads: str = "num_attention_heads"
@@ -203,4 +232,7 @@ class _Names:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> _Names:
-        return cls("n_layer", "n_head", "n_embd") if config.get("model_type") == "gpt2" else cls()
+        if config.get("model_type") == "gpt2":
+            return cls("n_layer", "n_head", "n_embd")
+        own = size_names(config.get("model_type"))
+        return cls(*(own.get(name, name) for name in (cls.layers, cls.heads, cls.hidden)))

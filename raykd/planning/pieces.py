@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from raykd.config.job import Job
-from raykd.pipeline.plan import TEACHER_REPLICAS, Demand, phases
+from raykd.pipeline.plan import TEACHER_REPLICAS, Demand, phases, replicas
 
 MILLI = 10_000
 """Ray counts resources in ten-thousandths; whole numbers of these never round."""
@@ -43,10 +43,14 @@ def pieces(job: Job) -> dict[str, list[Piece]]:
     The shards of a replica share a node (their placement group is STRICT_PACK), so that a replica
     is one piece; ranks (PACK), loaders and tasks may each lie anywhere that their labels allow.
     """
+    before = {"before": [Piece(ONE_OFF, 1, MILLI, 0, job.stream.labels)]}
+    if job.generation is not None and job.teacher.endpoint is None:
+        # Prompts and completions go through a task that reserves nothing.
+        before["writing"] = [_piece(job, replicas(job))]
     found = {
         name: [_piece(job, demand) for demand in demands] for name, demands in phases(job).items()
     }
-    return {"before": [Piece(ONE_OFF, 1, MILLI, 0, job.stream.labels)], **found}
+    return {**before, **found}
 
 
 def _piece(job: Job, demand: Demand) -> Piece:

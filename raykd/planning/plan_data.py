@@ -99,10 +99,35 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class Writing:
+    """Text that the teacher writes first."""
+
+    completions: int | None
+    count_source: str
+    max_new_tokens: int
+    most_tokens: int | None
+    """Every completion as long as may be; prompts are not among them."""
+    tokens_per_s: float | None
+    """Of all replicas together."""
+    replicas: int
+    source: str
+    hours: float | None
+    """At full length and that rate."""
+    least_hours: float | None = None
+    """An endpoint's limit on requests asks for these."""
+    hours_at_length: float | None = None
+    """Its limit on tokens asks for these at full length, prompts left out."""
+    most_dollars: float | None = None
+    """US dollars of completions at full length; prompts come on top."""
+    cap_dollars: float | None = None
+
+
+@dataclass(frozen=True)
 class Cost:
     """Hours and what they cost."""
 
     hours: float | None
+    writing_hours: float
     filling_hours: float
     teacher_gpu_hours: float | None
     student_gpu_hours: float | None
@@ -151,6 +176,7 @@ class Plan:
     memory: tuple[MemoryLine, ...]
     codecs: tuple[CodecLine, ...]
     speed: Speed
+    writing: Writing | None
     cost: Cost | None
     split: Split | None
     problems: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from raykd.planning.plan_data import Cost, Plan
+from raykd.planning.plan_data import Cost, Plan, Writing
 from raykd.planning.units import gib, percent, rate, short
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def show(plan: Plan, table: Callable[[RenderableType], None], say: Say) -> None:
     table(_memory(plan))
     if plan.codecs:
         table(_codecs(plan))
-    for line in (*_speed(plan), *_cost(plan)):
+    for line in (*_speed(plan), *_writing(plan.writing), *_cost(plan)):
         say(line)
     _verdict(plan, say)
 
@@ -132,11 +132,51 @@ def _rate(tokens_per_s: float | None) -> str:
     return "unknown" if tokens_per_s is None else f"{tokens_per_s:,.0f} tokens/s"
 
 
+def _writing(writing: Writing | None) -> list[str]:
+    if writing is None:
+        return []
+    if writing.completions is None:
+        count = f"completions ({writing.count_source})"
+    else:
+        count = f"{writing.completions:,} completions ({writing.count_source})"
+    tokens = "" if writing.most_tokens is None else f": {short(writing.most_tokens)} at most"
+    lines = [f"writing   {count} of at most {writing.max_new_tokens:,} tokens{tokens}"]
+    if writing.replicas:
+        hours = "" if writing.hours is None else f"; hours at that length {_hours(writing.hours)}"
+        lines.append(
+            f"          {_rate(writing.tokens_per_s)} by {writing.replicas} replicas "
+            f"({writing.source}){hours}"
+        )
+    told = _limits(writing)
+    return [*lines, f"          {'; '.join(told)}"] if told else lines
+
+
+def _limits(writing: Writing) -> list[str]:
+    """What an endpoint's limits and prices say."""
+    told = []
+    if writing.least_hours is not None:
+        told.append(f"hours at least {_hours(writing.least_hours)} by requests_per_minute")
+    if writing.hours_at_length is not None:
+        told.append(
+            f"hours {_hours(writing.hours_at_length)} by tokens_per_minute at that length, "
+            "prompts left out"
+        )
+    if writing.most_dollars is not None:
+        told.append(f"up to {writing.most_dollars:,.2f} USD, and the prompts on top")
+    if writing.cap_dollars is not None:
+        told.append(f"ends at max_cost_usd {writing.cap_dollars:,.2f}")
+    return told
+
+
 def _cost(plan: Plan) -> list[str]:
     cost = plan.cost
     if cost is None or cost.hours is None:
         return ["hours     unknown: needs rows, rates and a place for everything"]
-    filling = f", {cost.filling_hours:.1f} of them filling" if cost.filling_hours else ""
+    phases = {"writing": cost.writing_hours, "filling": cost.filling_hours}
+    filling = "".join(f", {h:.1f} of them {name}" for name, h in phases.items() if h)
+    uncounted = "start, held-out rows and export"
+    if plan.writing is not None and plan.writing.hours is None:
+        uncounted = f"writing, {uncounted}"
     gpu_hours = [
         f"{side} {hours:,.1f}"
         for side, hours in (
@@ -145,9 +185,7 @@ def _cost(plan: Plan) -> list[str]:
         )
         if hours
     ]
-    lines = [
-        f"hours     {_hours(cost.hours)}{filling} (start, held-out rows and export not counted)"
-    ]
+    lines = [f"hours     {_hours(cost.hours)}{filling} ({uncounted} not counted)"]
     if gpu_hours:
         lines.append(f"GPU-hours {', '.join(gpu_hours)}")
     if cost.node_hours:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from raykd.clusters.hardware import ROLE_LABEL, Hardware, NodeType
+from raykd.clusters.hardware import Hardware, NodeType
 from raykd.clusters.machines import machine
 from raykd.config.job import Job
 from raykd.errors import JobError
-from raykd.pipeline.at_hand import in_words
-from raykd.pipeline.plan import TEACHER_REPLICAS, requests_in_flight
+from raykd.pipeline.plan import TEACHER_REPLICAS
 from raykd.planning import estimate
 from raykd.planning.accelerators import Accelerator
 from raykd.planning.amount import Amount, amount
@@ -18,6 +17,7 @@ from raykd.planning.fitting import Fitting, Surroundings, fit
 from raykd.planning.layout import Layout
 from raykd.planning.lora import trained_and_frozen
 from raykd.planning.model_files import Models
+from raykd.planning.notes import is_placed, notes
 from raykd.planning.pieces import MILLI, STUDENT_RANKS, Piece, pieces
 from raykd.planning.plan_data import CodecLine, Demanded, ModelLine, NodesUsed, Plan, Speed
 from raykd.planning.remedies import remedies
@@ -43,6 +43,7 @@ class Asked:
         accelerator: The GPU to reckon with where no cluster file names one.
         rates: What is known of speed, and what is assumed.
         rows: Training rows of an epoch, where the person knows.
+        prompts: Prompts of the corpus that the teacher writes to, likewise.
     """
 
     models: Models
@@ -51,6 +52,7 @@ class Asked:
     rates: Rates
     accelerator: str | None = None
     rows: int | None = None
+    prompts: int | None = None
 
 
 def make_plan(job: Job, asked: Asked) -> Plan:
@@ -73,7 +75,8 @@ def make_plan(job: Job, asked: Asked) -> Plan:
     fitting = fit(job, around)
     how_much = amount(job, asked.rows)
     speed = estimate.speed(job, around, fitting, asked.rates)
-    hours = estimate.hours(job, how_much, speed) if fitting.fits else None
+    written = estimate.written(job, around, fitting, asked.rates, asked.prompts)
+    hours = estimate.hours(job, how_much, speed, written) if fitting.fits else None
     hardware = asked.hardware
     return Plan(
         name=job.name,
@@ -88,11 +91,12 @@ def make_plan(job: Job, asked: Asked) -> Plan:
         memory=fitting.memory,
         codecs=_codecs(job, asked, fitting, speed, how_much),
         speed=speed,
+        writing=written,
         cost=estimate.cost(job, hardware, fitting.layout, hours, speed),
         split=best_split(job, around, fitting, asked.rates),
         problems=tuple(text for texts in fitting.problems.values() for text in texts),
         remedies=tuple(remedies(job, around, fitting.problems)),
-        notes=tuple(_notes(job, asked, fitting)),
+        notes=tuple(notes(job, asked.hardware, fitting)),
     )
 
 
@@ -104,7 +108,7 @@ def _models(job: Job, models: Models) -> tuple[ModelLine, ...]:
         "teacher", models.teacher_source, teacher.model_type, teacher.num_parameters, 0
     )
     return (
-        *(() if job.teacher.endpoint is not None else (planned,)),
+        *((planned,) if is_placed(job) else ()),
         ModelLine(
             "student",
             models.student_source,
@@ -246,53 +250,3 @@ def _stream_bytes(job: Job, hardware: Hardware | None, layout: Layout | None) ->
     if not sizes or any(size is None for size in sizes):
         return None
     return min(size or 0 for size in sizes) * OBJECT_STORE_SHARE * STREAM_SHARE
-
-
-def _notes(job: Job, asked: Asked, fitting: Fitting) -> list[str]:
-    found = [_teacher_note(job)]
-    if asked.hardware is None:
-        found.append(
-            "no cluster file: demands and memory only; nothing is placed, and money is left out"
-        )
-    if any(line.have_bytes is None and line.place == "gpu" for line in fitting.memory):
-        found.append(
-            "memory of a GPU that is not in the table is not judged: name it with --accelerator, "
-            "or add it with --accelerators FILE"
-        )
-    found += _unpinned(job, asked.hardware)
-    if job.generation is not None and job.teacher.endpoint is None:
-        found.append(
-            "generation: the time of writing is not reckoned, nor the key-value cache of up to "
-            "teacher.micro_batch_tokens tokens that it takes on each shard"
-        )
-    if job.soft_targets.codec == "auto":
-        found.append("soft_targets.codec: auto is reckoned as top_k 64 int8 until a probe decides")
-    asks = job.needs_teacher_for_training
-    if asks and job.soft_targets.store_mode == "use" and job.train.epochs > 1:
-        found.append("epochs after the first read kept soft targets: no teacher is waited for")
-    found += [
-        f"{each.name} is spot: what it takes to start again after a preemption is not counted"
-        for each in (asked.hardware.node_types if asked.hardware else ())
-        if each.spot and fitting.layout is not None and fitting.layout.used(each.name)
-    ]
-    return found
-
-
-def _teacher_note(job: Job) -> str:
-    if job.teacher.endpoint is None:
-        return f"requests to the teacher in flight: {requests_in_flight(job)}"
-    return (
-        f"the teacher, {in_words(job)}, is not planned: it holds nothing here, and how long it "
-        "writes and what that costs is its provider's"
-    )
-
-
-def _unpinned(job: Job, hardware: Hardware | None) -> list[str]:
-    """Parts without labels on a cluster that has roles: Ray places them as it likes."""
-    roles = {each.role for each in hardware.node_types} if hardware else set()
-    return [
-        f"{side}.labels is empty: Ray may put it on other nodes than shown; "
-        f"--set {side}.labels='{{{ROLE_LABEL}: {side}}}' pins it"
-        for side, labels in (("teacher", job.teacher.labels), ("student", job.student.labels))
-        if not labels and side in roles
-    ]

@@ -1,4 +1,4 @@
-"""A causal language model as a list of parameters: names and shapes, nothing loaded."""
+"""A model as a list of parameters: names and shapes, nothing loaded."""
 
 from __future__ import annotations
 
@@ -43,6 +43,21 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class EncoderPart:
+    """What an encoder has that a causal language model has not.
+
+    Attributes:
+        hidden_dropouts: Of a layer that are at work while it learns, attention's left out.
+        attention_dropout: Whether attention's is.
+        head_products: Numbers that the head multiplies with for each token of a row, on average.
+    """
+
+    hidden_dropouts: int
+    attention_dropout: bool
+    head_products: int
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """What memory and speed are reckoned from.
 
@@ -64,6 +79,7 @@ class ModelShape:
         full_scores: Whether attention holds all T x T scores, as with a soft cap.
         sharded: Whether `transformers` can cut it for tensor parallelism.
         parameters: All of them, tied ones once.
+        encoder: None for a causal language model.
     """
 
     model_type: str
@@ -83,6 +99,7 @@ class ModelShape:
     full_scores: bool
     sharded: bool
     parameters: tuple[Parameter, ...]
+    encoder: EncoderPart | None = None
 
     @cached_property
     def num_parameters(self) -> int:
@@ -106,7 +123,9 @@ class ModelShape:
 
     @property
     def head_size_total(self) -> int:
-        """Numbers in the head, tied or not."""
+        """Numbers in the head, tied or not, that a token is multiplied with."""
+        if self.encoder is not None:
+            return self.encoder.head_products
         return self.vocab_size * self.hidden_size
 
     def shard_parameters(self, shards: int) -> int:

@@ -37,6 +37,7 @@ class Rates:
         student_mfu: The same for the student.
         source: Where the known ones are from.
         wire_bytes: A learned token's, by the probe's label of the codec.
+        write_tokens_per_s: Of one replica that writes text; a probe does not measure it.
     """
 
     teacher_tokens_per_s: float | None = None
@@ -45,6 +46,7 @@ class Rates:
     student_mfu: float = STUDENT_MFU
     source: str | None = None
     wire_bytes: dict[str, float] | None = None
+    write_tokens_per_s: float | None = None
 
 
 def probe_file(job: Job) -> Path | None:
@@ -83,10 +85,18 @@ def _positive(value: Any) -> float:
 
 
 def teacher_flops(job: Job, models: Models) -> float:
-    """Operations of the teacher for one token that is learned from."""
+    """Operations of the teacher for one token that is learned from.
+
+    Where slices have teachers of their own, those of the one that has most: how much of the data
+    is whose is not known before it is read.
+    """
     row_tokens = job.data.sequence_length_tokens
-    asked = (models.teacher, *models.mixed_in)
-    return sum(_forward(model, row_tokens) + _head(model, 1) for model in asked)
+
+    def one(model: ModelShape) -> float:
+        return _forward(model, row_tokens) + _head(model, 1)
+
+    together = sum(one(model) for model in (models.teacher, *models.mixed_in))
+    return max([together, *(one(model) for model in models.of_slices)])
 
 
 def student_flops(job: Job, models: Models) -> float:

@@ -8,6 +8,8 @@ from typing import Final
 
 from raykd.config.job import Job
 from raykd.models.alignment import InnerShape, align
+from raykd.planning.encoder_heads import num_outputs
+from raykd.planning.encoder_models import vector_width
 from raykd.planning.model_files import Models
 from raykd.planning.shape import ModelShape
 
@@ -95,6 +97,8 @@ def job_codec(job: Job, models: Models, measured: Mapping[str, float] | None) ->
 
 def all_codecs(job: Job, models: Models, measured: Mapping[str, float] | None) -> list[WireCodec]:
     """The job's own first, then what it could ask for instead."""
+    if job.classifier is not None:
+        return encoder_codecs(job, models, measured)
     vocab, tail = models.vocab_size, len(job.temperatures)
     inner = state_bytes(job, models)
     if not job.learns_from_logits:
@@ -114,6 +118,24 @@ def all_codecs(job: Job, models: Models, measured: Mapping[str, float] | None) -
     if not inner:
         return found
     return [replace(one, label=f"{one.label} + inner states", state_bytes=inner) for one in found]
+
+
+def encoder_codecs(
+    job: Job, models: Models, measured: Mapping[str, float] | None
+) -> list[WireCodec]:
+    """What a classifier's learned positions carry: vectors in fp32; of masked tokens a codec."""
+    assert job.classifier is not None, "the job is a classifier's"
+    section, teacher = job.classifier, models.teacher
+    outputs = num_outputs(job, teacher)
+    vector = vector_width(job, teacher, models.student, outputs)
+    if section.task == "masked":
+        own = job_codec(job, models, measured)
+        states = hidden_bytes(vector, "bf16") if vector else 0.0
+        label = f"{own.label}{' + hidden bf16' if vector else ''} of masked tokens"
+        return [replace(own, label=label, token_bytes=own.token_bytes + states)]
+    where = "word" if section.task == "tokens" else "text"
+    label = f"{vector:,} numbers fp32 of each {where}"
+    return [WireCodec(label, hidden_bytes(vector, "fp32"))]
 
 
 def state_bytes(job: Job, models: Models) -> int:

@@ -202,3 +202,14 @@ def test_own_gpus_come_first(tmp_path: Path) -> None:
     found = read_accelerators(file)
     assert found["H100"].memory_bytes == 10 * 2**30
     assert found["A100-80G"].bf16_flops == 312e12
+
+
+def test_slices_ask_one_model_and_a_mixture_all(make_gpu_job: MakeJob, models: Any) -> None:
+    job = make_gpu_job()
+    teacher, student = models.teacher, models.student
+    large, small = (teacher_flops(job, Models(one, one, "", "")) for one in (teacher, student))
+    mixed = Models(teacher, student, "", "", mixed_in=(student,))
+    assert teacher_flops(job, mixed) == large + small
+    for first, other in ((teacher, student), (student, teacher)):
+        sliced = Models(first, student, "", "", of_slices=(other,))
+        assert teacher_flops(job, sliced) == large

@@ -159,3 +159,23 @@ def test_a_mixture_holds_all_of_its_models(make_gpu_job: MakeJob, models: Any) -
         shards
     )
     assert mixed.passing["head chunk"] > alone.passing["head chunk"]
+
+
+def test_models_of_slices_are_all_held_and_work_one_by_one(
+    make_gpu_job: MakeJob, models: Any
+) -> None:
+    job = make_gpu_job()
+    shards = job.teacher.tensor_parallel
+    alone = teacher_memory(job, models.teacher, models.vocab_size)
+    sliced = teacher_memory(
+        job, models.teacher, models.vocab_size, of_slices=(models.student, models.teacher)
+    )
+    both = models.student.shard_parameters(shards) + models.teacher.shard_parameters(shards)
+    assert sliced.kept["weights"] - alone.kept["weights"] == 2 * both
+    assert sliced.passing == alone.passing
+    # A wider one among them is what the room has to be for.
+    small_first = teacher_memory(
+        job, models.student, models.vocab_size, of_slices=(models.teacher,)
+    )
+    assert small_first.passing == alone.passing
+    assert small_first.device - small_first.kept["weights"] == alone.device - alone.kept["weights"]

@@ -173,3 +173,24 @@ def test_what_is_no_gguf(content: bytes, tmp_path: Path) -> None:
         read_header(file, "teacher.gguf_file")
     with pytest.raises(ModelError, match="no file"):
         read_header(tmp_path / "none.gguf", "teacher.gguf_file")
+
+
+def test_models_beside_the_teacher(make_job: MakeJob, teacher_dir: Path, student_dir: Path) -> None:
+    sliced = {
+        "data.corpus": {"source": "c.jsonl", "columns": {"text": "text", "slice": "kind"}},
+        "teacher.of_slices": {
+            "sql": {"model": str(student_dir)},
+            "code": {"model": str(student_dir)},
+        },
+    }
+    (once,) = read_models(make_job(sliced)).of_slices
+    assert once == read_models(make_job()).student
+    sliced["teacher.of_slices"]["law"] = {"model": "./nowhere"}
+    match = (
+        r"^teacher\.of_slices\.law\.model: no directory '\./nowhere'.*; have it on this machine$"
+    )
+    with pytest.raises(ModelError, match=match):
+        read_models(make_job(sliced))
+    mixed = {"teacher.mixed_in": [{"model": "owner/none", "weight": 0.5}]}
+    with pytest.raises(ModelError, match=r"^teacher\.mixed_in\.0\.model: the configuration of"):
+        read_models(make_job(mixed))

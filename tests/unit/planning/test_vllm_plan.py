@@ -9,9 +9,11 @@ import pytest
 
 from raykd.errors import JobError
 from raykd.planning.accelerators import read_accelerators
+from raykd.planning.fitting import Surroundings, fit
 from raykd.planning.memory import teacher_memory
 from raykd.planning.planner import Asked, make_plan
 from raykd.planning.speed import Rates
+from raykd.planning.writing_memory import CACHE, with_cache
 
 VLLM = {"teacher.engine": "vllm", "teacher.head_chunk_tokens": 1024}
 
@@ -42,3 +44,30 @@ def test_all_logits_of_a_step_and_the_cache_take_memory(
     assert memory.passing["head chunk"] >= 12 * 8192 * models.vocab_size
     assert memory.kept["cache of keys and values"] == 4 * 2**30
     assert memory.device >= sum(memory.kept.values()) + memory.passing["head chunk"]
+
+
+def test_its_cache_fills_the_share_that_it_is_given(
+    make_gpu_job: Callable[..., Any], models: Any
+) -> None:
+    gpu = read_accelerators()["H100"]
+    around = Surroundings(models, None, read_accelerators(), "H100")
+    small = {**VLLM, "teacher.micro_batch_tokens": 4096}
+    job = make_gpu_job({**small, "teacher.vllm": {"gpu_memory_utilization": 0.7}})
+    fitting = fit(job, around)
+    line = next(one for one in fitting.memory if one.part == "teacher shard")
+    held = line.parts["weights"] + line.parts["activations"] + line.parts[CACHE]
+    assert held == int(0.7 * gpu.memory_bytes)
+    assert line.need_bytes == held + line.parts["head chunk"]
+    assert fitting.fits
+    too_small = make_gpu_job({**small, "teacher.vllm": {"gpu_memory_utilization": 0.05}})
+    (problem,) = fit(too_small, around).problems["teacher memory"]
+    assert "gpu_memory_utilization: 0.05 of H100's memory" in problem
+
+
+def test_its_cache_on_cpus(make_gpu_job: Callable[..., Any], models: Any) -> None:
+    from raykd.teacher.vllm_arguments import CPU_CACHE_GIB, GIB
+
+    job = make_gpu_job({**VLLM, "teacher.device": "cpu"})
+    memory = teacher_memory(job, models.teacher, models.vocab_size)
+    with_one = with_cache(job, models.teacher, memory)
+    assert with_one.device - memory.device == with_one.kept[CACHE] == int(CPU_CACHE_GIB * GIB)

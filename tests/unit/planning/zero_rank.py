@@ -27,7 +27,8 @@ from dense_reference import make_scored, spec_of
 from raykd import schema
 from raykd.config.job import Job
 from raykd.models.load import ModelSource
-from raykd.student.engine import StudentSpec, Wish, ZeroStudent
+from raykd.student.engine import ZeroStudent
+from raykd.student.protocol import StudentSpec, Wish
 
 VOCAB, TOP_K, LENGTH = 320, 8, 16
 MICRO_BATCHES = 2
