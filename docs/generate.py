@@ -69,8 +69,8 @@ RULES = """\
 - `representations` goes with `method: logits`, to which it is added, or `method: representations`,
   which needs it and refuses keys of a divergence; its layers are ones that both models have, and
   `attention.heads` divides the projections of both.
-- `teacher.mixed_in` and `teacher.of_slices` exclude each other; both go with `engine: transformers`,
-  `method: logits` and every codec but `hidden` and `auto`.
+- `teacher.mixed_in` and `teacher.of_slices` exclude each other; both go with `method: logits`,
+  `engine: transformers` and every codec but `hidden` and `auto`.
 - `teacher.of_slices` needs `data.corpus.columns.slice`, and a `slice` column needs `of_slices`.
 - Names in `evaluation.sets` are letters, digits, `-` and `_`; `heldout` and `train` are taken.
 - `name` is letters, digits, `.`, `_` and `-`, at most 100; `storage_path` is a path, not a URL.

@@ -82,7 +82,7 @@ def render_page(report: Report) -> str:
 
 
 def footnotes(report: Report) -> list[tuple[str, str]]:
-    """(mark, text) of what the tables' figures are; marks keep their numbers where one is absent."""
+    """(mark, text) of what the tables' figures are; a mark keeps its number where one is absent."""
     speeds = ("2", SPEEDS_DIFFER)
     if not report_tasks.has_divergence(report):
         return [speeds]

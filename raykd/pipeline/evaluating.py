@@ -150,9 +150,7 @@ def inspect(job: Job, models: Models, initial: ModelSource, student: Path, at: L
     labels = divided_by(task.rows, at, origins)
     inspection = Inspection(
         calibration={role: tokens.calibration for role, tokens in seen.tokens.items()},
-        slices=slices.slice_tables(
-            labels, slices.of_tokens(ours, seen.tokens.get(TEACHER))
-        ),
+        slices=slices.slice_tables(labels, slices.of_tokens(ours, seen.tokens.get(TEACHER))),
         worst=seen.worst,
         costs=seen.costs,
         kept=kept_of(seen.tokens, seen.costs),
