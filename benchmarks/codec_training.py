@@ -37,6 +37,7 @@ from raykd.models.head import AfterHead, head_logits, hidden_states, read_head, 
 from raykd.models.init import write_student
 from raykd.models.load import load_model, locate
 from raykd.pipeline import stages
+from raykd.pipeline.models import find_models
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.soft_targets.codec import Encoded, encode, to_columns, token_keys
 from raykd.soft_targets.spec import CodecSpec
@@ -73,7 +74,7 @@ class Bench:
         self.run = RunDirectory.of(self.job)
         for directory in (self.run.root, self.run.logs, self.run.model_cache):
             directory.mkdir(parents=True, exist_ok=True)
-        self.models = stages.find_models(self.job, self.run)
+        self.models = find_models(self.job, self.run)
         self.source = write_student(
             self.job.student.init, self.models.teacher, self.job.seed, self.run.initial_student
         )

@@ -34,8 +34,8 @@ from raykd.data.rows import RowWriter
 from raykd.losses.heldout import HeldoutSums
 from raykd.models.load import ModelSource
 from raykd.pipeline import cluster
+from raykd.pipeline.models import Models
 from raykd.pipeline.run_dir import RunDirectory, claim
-from raykd.pipeline.stages import Models
 from raykd.pipeline.story import Story
 from raykd.pipeline.teacher import Parts, start_teacher
 from raykd.soft_targets.codec import target_schema

@@ -9,8 +9,8 @@ from raykd.data.stream import Score
 from raykd.pipeline import by_slice
 from raykd.pipeline.kept import Kept
 from raykd.pipeline.metered import Delivered, FromTeacher
+from raykd.pipeline.models import Models
 from raykd.pipeline.run_dir import RunDirectory
-from raykd.pipeline.stages import Models
 from raykd.pipeline.targets import states_spec, training_spec
 from raykd.pipeline.teacher import Teacher
 from raykd.pipeline.with_states import Teachers, with_states

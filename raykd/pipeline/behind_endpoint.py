@@ -21,7 +21,7 @@ from raykd.pipeline.at_hand import in_words
 from raykd.pipeline.finding import Finding
 
 if TYPE_CHECKING:
-    from raykd.pipeline.stages import Models
+    from raykd.pipeline.models import Models
 
 PACKAGES: Final = ("openai", "tenacity")
 SUBJECT: Final = "endpoint"

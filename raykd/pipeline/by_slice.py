@@ -28,7 +28,7 @@ from raykd.soft_targets.spec import CodecSpec
 from raykd.store.scoring import KeptScorer
 
 if TYPE_CHECKING:
-    from raykd.pipeline.stages import Models
+    from raykd.pipeline.models import Models
 
 Ask = Callable[[CodecSpec, int], Score | None]
 """The running teacher asked for a form of soft targets, of the model of that number."""

@@ -21,10 +21,10 @@ from raykd.models.identity import identity_of
 from raykd.models.load import load_tokenizer
 from raykd.pipeline import given
 from raykd.pipeline.behind_endpoint import paid
+from raykd.pipeline.models import Models
 from raykd.pipeline.prompting import requests_of
 from raykd.pipeline.rewarding import reward_model
 from raykd.pipeline.run_dir import RunDirectory
-from raykd.pipeline.stages import Models
 from raykd.pipeline.writing import paid_folder, sampling_text, store_of, teacher_name
 
 VERSION: Final = 1

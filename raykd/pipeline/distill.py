@@ -28,6 +28,7 @@ from raykd.pipeline import (
 from raykd.pipeline.anchor import anchored
 from raykd.pipeline.instruments import instruments_of
 from raykd.pipeline.meters import Meters
+from raykd.pipeline.models import Models, find_models, make_student
 from raykd.pipeline.outcome import run_report, write_figures
 from raykd.pipeline.run_dir import RunDirectory, claim, require_writable
 from raykd.pipeline.story import Story
@@ -82,8 +83,8 @@ def _distill(
                 progress.note(advice)
         with progress.stage("models"):
             near = job.stream.labels
-            models = cluster.run_remote(stages.find_models, job, run, labels=near)
-            initial = cluster.run_remote(stages.make_student, job, run, models, labels=near)
+            models = cluster.run_remote(find_models, job, run, labels=near)
+            initial = cluster.run_remote(make_student, job, run, models, labels=near)
         if job.soft_targets.codec == "auto" and run.probe.is_file():
             job = probe.decided(job, run)
         story = Story(job, run, models, initial, progress, parts, lost, meters)
@@ -119,9 +120,7 @@ def _distill(
     return report
 
 
-def _started_teacher(
-    job: Job, models: stages.Models, parts: Parts, phases: resources.Phases
-) -> Teacher:
+def _started_teacher(job: Job, models: Models, parts: Parts, phases: resources.Phases) -> Teacher:
     """Begin to start the teacher, once what it needs is sure to be there."""
     if phases:
         resources.require(job, phases)
@@ -131,7 +130,7 @@ def _started_teacher(
 def _conclude(
     job: Job,
     run: RunDirectory,
-    models: stages.Models,
+    models: Models,
     initial: ModelSource,
     teacher: ModelFacts | None,
     data: dict[str, Any],

@@ -16,7 +16,7 @@ from raykd.evaluation.drift_data import Drift
 from raykd.evaluation.drift_report import Compared, drift_of
 from raykd.evaluation.pieces import Pieces, joined, pieces_of
 from raykd.evaluation.worst_rows import Text
-from raykd.pipeline.stages import Models
+from raykd.pipeline.models import Models
 
 MOST_TRAINING_TOKENS: Final = 20_000_000
 """Of the training text; rows evenly spread where it has more."""

@@ -19,7 +19,8 @@ from raykd.models.load import ModelSource
 from raykd.pipeline.encoder_targets import measured_spec
 
 if TYPE_CHECKING:
-    from raykd.pipeline.stages import Measured, Models
+    from raykd.pipeline.models import Models
+    from raykd.pipeline.stages import Measured
 
 
 def measure(

@@ -11,7 +11,7 @@ from raykd.models.masking import SCHEME
 from raykd.soft_targets.spec import TOP_K_HIDDEN, CodecSpec
 
 if TYPE_CHECKING:
-    from raykd.pipeline.stages import Models
+    from raykd.pipeline.models import Models
 
 _WITHOUT_GOLD: Final = ("embedding", "masked")
 

@@ -29,7 +29,7 @@ from raykd.student.checkpoint import latest, newest_good
 from raykd.student.notes import add_note
 
 if TYPE_CHECKING:
-    from raykd.pipeline.stages import Models
+    from raykd.pipeline.models import Models
 
 FROM_SECOND_POSITION: Final = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet")
 """Model types whose first position id is the padding id and one: two positions are no text's."""
@@ -41,7 +41,7 @@ def find(job: Job, run: RunDirectory) -> Models:
     Raises:
         ModelError: Something is missing or does not fit; names the field.
     """
-    from raykd.pipeline.stages import Models, check_top_k
+    from raykd.pipeline.models import Models, check_top_k
 
     teacher = locate(job.teacher, "teacher", run.model_cache)
     tokenizer = load_tokenizer(teacher, "teacher.model")

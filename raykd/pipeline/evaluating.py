@@ -34,7 +34,7 @@ from raykd.evaluation.worst_rows import Text
 from raykd.models.load import ModelSource, load_tokenizer
 from raykd.pipeline import encoders
 from raykd.pipeline.drifting import drift_of_sample
-from raykd.pipeline.stages import Models
+from raykd.pipeline.models import Models
 from raykd.pipeline.targets import heldout_spec
 
 DRIFT_ROWS: Final = 2000

@@ -25,7 +25,7 @@ from raykd.pipeline import stages
 from raykd.pipeline.drifting import drift_of_sample
 from raykd.pipeline.encoder_targets import measured_spec
 from raykd.pipeline.evaluating import Found, Looked, divided_by, row_kl_of, text_of
-from raykd.pipeline.stages import Models
+from raykd.pipeline.models import Models
 
 BY_LABEL: Final = "gold label"
 

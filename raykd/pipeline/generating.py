@@ -21,9 +21,9 @@ from raykd.evaluation.report_data import Generated
 from raykd.generation.provenance import columns_of
 from raykd.pipeline import cluster
 from raykd.pipeline.choosing import choose, read_summary
+from raykd.pipeline.models import Models
 from raykd.pipeline.rewarding import gpus_to_choose
 from raykd.pipeline.run_dir import RunDirectory
-from raykd.pipeline.stages import Models
 from raykd.pipeline.teacher import Teacher
 from raykd.pipeline.writing import Found, count_lacking, write
 from raykd.telemetry.progress import Progress

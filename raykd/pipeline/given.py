@@ -17,8 +17,8 @@ from raykd.generation.samples import Sample
 from raykd.generation.store import GenerationStore
 from raykd.models.load import load_tokenizer
 from raykd.models.token_bytes import TokenBytes, token_bytes
+from raykd.pipeline.models import Models
 from raykd.pipeline.run_dir import RunDirectory
-from raykd.pipeline.stages import Models
 from raykd.pipeline.writing import store_of
 
 KEY: Final = "key"

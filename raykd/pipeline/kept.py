@@ -25,7 +25,7 @@ from raykd.store.sections import sections
 from raykd.store.store import SoftTargetStore
 
 if TYPE_CHECKING:
-    from raykd.pipeline.stages import Models
+    from raykd.pipeline.models import Models
 
 DIRECTORY: Final = ".soft_targets"
 """Of a storage path's own store."""

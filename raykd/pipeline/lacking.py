@@ -8,8 +8,8 @@ from raykd.config.job import Job
 from raykd.data.order import RowOrder
 from raykd.pipeline import by_slice, cluster
 from raykd.pipeline.kept import Kept, Lacking
+from raykd.pipeline.models import Models
 from raykd.pipeline.run_dir import RunDirectory
-from raykd.pipeline.stages import Models
 from raykd.pipeline.targets import heldout_spec, states_spec, training_spec
 from raykd.soft_targets.spec import CodecSpec
 from raykd.store.sections import others

@@ -29,6 +29,7 @@ from raykd.pipeline import (
     waiting,
 )
 from raykd.pipeline.distill import now
+from raykd.pipeline.models import Models, find_models
 from raykd.pipeline.other_text import corpus_like_the_jobs
 from raykd.pipeline.outcome import evaluation_report, write_figures
 from raykd.pipeline.plan import replicas
@@ -60,7 +61,7 @@ def export_run(root: Path, output: Path | None) -> tuple[Path, int]:
     if directory.is_dir() and any(directory.iterdir()) and directory != run.student:
         raise StorageError(f"{directory} is not empty; choose another --output")
     directory.parent.mkdir(parents=True, exist_ok=True)
-    models = cluster.run_remote(stages.find_models, job, run, labels=job.stream.labels)
+    models = cluster.run_remote(find_models, job, run, labels=job.stream.labels)
     initial = _initial(run, models)
     steps = cluster.run_remote(
         stages.export_student, job, run, models, initial, directory, labels=job.stream.labels
@@ -144,7 +145,7 @@ def _evaluate(
     with progress.stage("prepare"):
         if asked.harness:
             cluster.run_remote(require_tasks, asked.harness, labels=job.student.labels)
-        models = cluster.run_remote(stages.find_models, job, run, labels=near)
+        models = cluster.run_remote(find_models, job, run, labels=near)
         stats, chosen = _prepared(job, models, corpus, place, asked)
     progress.note(f"{asked.name}: {stats['sentence']}; {len(chosen):,} rows measured")
     scored = directory / "scored.arrow"
@@ -168,7 +169,7 @@ def _evaluate(
 
 
 def _prepared(
-    job: Job, models: stages.Models, corpus: CorpusConfig, place: Path, asked: Evaluation
+    job: Job, models: Models, corpus: CorpusConfig, place: Path, asked: Evaluation
 ) -> tuple[dict[str, Any], list[int]]:
     """The sample's statistics, and which of its rows are measured."""
     if asked.harness and models.encoder is not None:
@@ -189,7 +190,7 @@ def _prepared(
 
 def _score(
     job: Job,
-    models: stages.Models,
+    models: Models,
     rows: Path,
     target: Path,
     chosen: list[int],
@@ -257,5 +258,5 @@ def _open(root: Path) -> tuple[Job, RunDirectory]:
     return (decided(job, run) if run.probe.is_file() else job), run
 
 
-def _initial(run: RunDirectory, models: stages.Models) -> ModelSource:
+def _initial(run: RunDirectory, models: Models) -> ModelSource:
     return models.pretrained or ModelSource(str(run.initial_student))

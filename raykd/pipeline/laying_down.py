@@ -26,8 +26,8 @@ from raykd.generation.given import targets_of
 from raykd.models.token_bytes import TokenBytes
 from raykd.pipeline.given import KEY, aligned, vocabulary_of
 from raykd.pipeline.kept import Kept, count_lacking
+from raykd.pipeline.models import Models
 from raykd.pipeline.run_dir import RunDirectory
-from raykd.pipeline.stages import Models
 from raykd.pipeline.targets import heldout_spec, training_spec
 from raykd.pipeline.writing import store_of
 from raykd.soft_targets import top_k

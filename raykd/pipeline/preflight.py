@@ -13,6 +13,7 @@ from raykd.errors import JobError, RaykdError, ResourceError, StorageError
 from raykd.generation import requirements
 from raykd.pipeline import behind_endpoint, capacity, cluster, live, nodes, resources, stages
 from raykd.pipeline.finding import Finding
+from raykd.pipeline.models import count_parameters, find_models
 from raykd.pipeline.plan import phases
 from raykd.pipeline.run_dir import RunDirectory
 
@@ -137,7 +138,7 @@ def check_models(job: Job) -> list[Finding]:
     run = RunDirectory.of(job)
     try:
         run.model_cache.mkdir(parents=True, exist_ok=True)
-        models: Any = cluster.run_remote(stages.find_models, job, run, labels=job.stream.labels)
+        models: Any = cluster.run_remote(find_models, job, run, labels=job.stream.labels)
     except RaykdError as error:
         return [Finding(False, "models", str(error))]
     return [
@@ -156,7 +157,7 @@ def check_memory(job: Job) -> Finding:
     """Weights, gradients and optimizer against the cluster's memory (where all runs on CPUs)."""
     run = RunDirectory.of(job)
     try:
-        sizes = cluster.run_remote(stages.count_parameters, job, run, labels=job.stream.labels)
+        sizes = cluster.run_remote(count_parameters, job, run, labels=job.stream.labels)
     except RaykdError as error:
         return Finding(False, "memory", str(error))
     # Trained: weight, gradient and two moments of 4 bytes each; bf16 has 2 + 2 and fp32 masters.

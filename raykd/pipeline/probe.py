@@ -20,6 +20,7 @@ from raykd.errors import JobError, StorageError
 from raykd.evaluation.probe_data import Probe
 from raykd.models.load import ModelSource
 from raykd.pipeline import cluster, resources, stages, waiting
+from raykd.pipeline.models import Models, find_models, make_student
 from raykd.pipeline.plan import Demand, replicas
 from raykd.pipeline.run_dir import RunDirectory, forget
 from raykd.pipeline.targets import heldout_spec, hidden_spec
@@ -96,8 +97,8 @@ def _probe(job: Job, run: RunDirectory, progress: Progress, size: Size) -> Probe
     """Start a teacher, have it score rows, compare codecs on them."""
     with progress.stage("models"):
         near = job.stream.labels
-        models = cluster.run_remote(stages.find_models, job, run, labels=near)
-        initial = cluster.run_remote(stages.make_student, job, run, models, labels=near)
+        models = cluster.run_remote(find_models, job, run, labels=near)
+        initial = cluster.run_remote(make_student, job, run, models, labels=near)
     teacher = start_teacher(job, models, Parts())
     try:
         with progress.stage("prepare"):
@@ -134,7 +135,7 @@ def read_probe(file: Path) -> Probe:
 def measure(
     job: Job,
     run: RunDirectory,
-    models: stages.Models,
+    models: Models,
     initial: ModelSource,
     client: TeacherClient,
     rows: Path,
@@ -179,7 +180,7 @@ def measure(
     return probe
 
 
-def teacher_rate(job: Job, models: stages.Models, client: TeacherClient, rows: Path) -> float:
+def teacher_rate(job: Job, models: Models, client: TeacherClient, rows: Path) -> float:
     """Tokens a second of one replica, with the work of codec `top_k`; one task on the cluster."""
     prepared = open_rows(rows)
     table = prepared.take(np.arange(min(TIMED_ROWS, prepared.num_rows)))
@@ -192,7 +193,7 @@ def teacher_rate(job: Job, models: stages.Models, client: TeacherClient, rows: P
 
 def compare(
     job: Job,
-    models: stages.Models,
+    models: Models,
     initial: ModelSource,
     head_file: Path,
     scored: Path,

@@ -10,7 +10,7 @@ from raykd.models.load import ModelSource, locate
 
 if TYPE_CHECKING:
     from raykd.generation.scorer import Score
-    from raykd.pipeline.stages import Models
+    from raykd.pipeline.models import Models
 
 
 def find_scorer(job: Job, cache: Path) -> ModelSource | None:

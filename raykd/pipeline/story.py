@@ -31,6 +31,7 @@ from raykd.pipeline.instruments import instruments_of
 from raykd.pipeline.lacking import lacks_head, other_sections, rows_lacking
 from raykd.pipeline.laying_down import lay_down
 from raykd.pipeline.meters import Meters
+from raykd.pipeline.models import Models
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.pipeline.smaller import on_fewer_ranks
 from raykd.pipeline.targets import heldout_spec, states_spec, training_spec
@@ -53,7 +54,7 @@ class Story:
         self,
         job: Job,
         run: RunDirectory,
-        models: stages.Models,
+        models: Models,
         initial: ModelSource,
         progress: Progress,
         parts: Parts,

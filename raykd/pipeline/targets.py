@@ -11,7 +11,7 @@ from raykd.pipeline.mixture import slices_identity
 from raykd.soft_targets.spec import STATES, CodecSpec
 
 if TYPE_CHECKING:
-    from raykd.pipeline.stages import Models
+    from raykd.pipeline.models import Models
 
 
 def training_spec(job: Job, models: Models) -> CodecSpec:

@@ -12,7 +12,8 @@ from pathlib import Path
 from raykd.config.job import Job
 from raykd.config.teacher import TeacherConfig
 from raykd.evaluation.report_data import ModelFacts
-from raykd.pipeline import cluster, plan, stages, waiting
+from raykd.pipeline import cluster, plan, waiting
+from raykd.pipeline.models import Models, count_parameters
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.student.encoder_student import EncoderStudent
 from raykd.student.engine import ZeroStudent
@@ -58,7 +59,7 @@ class Teacher:
         """Whether it can be asked."""
         return self._service is not None
 
-    def wait(self, job: Job, models: stages.Models) -> None:
+    def wait(self, job: Job, models: Models) -> None:
         """Block until it answers."""
         assert self._service is not None
         self.client = self._service.wait()
@@ -80,7 +81,7 @@ class Teacher:
             self._service = None
 
 
-def start_teacher(job: Job, models: stages.Models, parts: Parts) -> Teacher:
+def start_teacher(job: Job, models: Models, parts: Parts) -> Teacher:
     """Begin to start the service; `Teacher.wait` says when it answers."""
     if job.teacher.endpoint is not None or not job.teacher.is_asked:
         return _behind_endpoint()
@@ -145,17 +146,17 @@ def remove_left_over(job: Job) -> bool:
     return leftover.remove(_app_name(job))
 
 
-def absent_teacher(job: Job, run: RunDirectory, models: stages.Models) -> Teacher:
+def absent_teacher(job: Job, run: RunDirectory, models: Models) -> Teacher:
     """A teacher that nobody has to ask; its size is read from its configuration."""
     teacher = Teacher(None)
-    counted = cluster.run_remote(stages.count_parameters, job, run, labels=job.stream.labels)
+    counted = cluster.run_remote(count_parameters, job, run, labels=job.stream.labels)
     parameters = counted["teacher"]
     width_bytes = 2 if job.teacher.dtype == "bf16" else 4
     teacher.facts = _facts(job, models, parameters, parameters * width_bytes)
     return teacher
 
 
-def _facts(job: Job, models: stages.Models, parameters: int, num_bytes: int) -> ModelFacts:
+def _facts(job: Job, models: Models, parameters: int, num_bytes: int) -> ModelFacts:
     return ModelFacts(
         name=models.teacher.path,
         parameters=parameters,

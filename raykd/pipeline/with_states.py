@@ -31,7 +31,7 @@ from raykd.soft_targets.states import (
 from raykd.store.scoring import KeptScorer, opened
 
 if TYPE_CHECKING:
-    from raykd.pipeline.stages import Models
+    from raykd.pipeline.models import Models
 
 SECONDS = schema.TEACHER_S.name
 

@@ -22,9 +22,9 @@ from raykd.models.load import load_config, load_tokenizer
 from raykd.models.prompts import check_fits, context_tokens, prompt_ids
 from raykd.pipeline import plan
 from raykd.pipeline.behind_endpoint import saying_what_is_left
+from raykd.pipeline.models import Models
 from raykd.pipeline.prompting import requests_of
 from raykd.pipeline.run_dir import RunDirectory
-from raykd.pipeline.stages import Models
 from raykd.teacher.client import TeacherClient
 
 DIRECTORY: Final = ".generations"

@@ -63,8 +63,9 @@ def test_each_row_is_taught_by_the_teacher_of_its_slice(
 
     from raykd.data.rows import open_rows
     from raykd.evaluation.compare import read_scored
-    from raykd.pipeline import by_slice, stages
+    from raykd.pipeline import by_slice
     from raykd.pipeline.kept import Kept, count_lacking
+    from raykd.pipeline.models import find_models
     from raykd.pipeline.run_dir import RunDirectory
     from raykd.pipeline.targets import heldout_spec, training_spec
     from raykd.soft_targets.codec import decode
@@ -82,7 +83,7 @@ def test_each_row_is_taught_by_the_teacher_of_its_slice(
     assert_each_step_once(ran.root, len(ran.steps), global_batch=4)
 
     run = RunDirectory.of(job)
-    models = stages.find_models(job, run)
+    models = find_models(job, run)
     kept, specs = Kept.of(job, models), (training_spec(job, models), heldout_spec(job, models))
     for name, spec in zip(("train", "heldout"), specs, strict=True):
         rows = open_rows(run.data / name)
@@ -125,7 +126,7 @@ def test_each_row_is_taught_by_the_teacher_of_its_slice(
                 "teacher.of_slices": {},
             }
         )
-        its = stages.find_models(single, run)
+        its = find_models(single, run)
         looked = (Kept.of(single, its), training_spec(single, its), run.data / "train")
         mine = count_lacking(*looked, teacher=number)
         others = count_lacking(*looked, teacher=1 - number)

@@ -14,7 +14,7 @@ from raykd.errors import ModelError
 from raykd.models.load import ModelSource
 from raykd.pipeline import plan
 from raykd.pipeline.aligned import alignment_of
-from raykd.pipeline.stages import Models
+from raykd.pipeline.models import Models
 from raykd.pipeline.targets import states_spec
 from raykd.pipeline.with_states import training_columns
 from raykd.soft_targets.spec import CodecSpec

@@ -25,6 +25,7 @@ from raykd.models.encoder_init import write_encoder
 from raykd.models.load import ModelSource
 from raykd.models.sentence import read_projection
 from raykd.pipeline import encoder_targets, stages
+from raykd.pipeline.models import count_parameters, find_models, make_student
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.pipeline.targets import heldout_spec, training_spec
 from raykd.pipeline.teacher import Parts, student_class
@@ -148,9 +149,9 @@ def test_the_whole_way_of_a_task(job: Any) -> None:
     run = RunDirectory.of(job)
     for directory in (run.root, run.data.parent, run.logs, run.model_cache):
         directory.mkdir(parents=True, exist_ok=True)
-    models = stages.find_models(job, run)
-    initial = stages.make_student(job, run, models)
-    counted = stages.count_parameters(job, run)
+    models = find_models(job, run)
+    initial = make_student(job, run, models)
+    counted = count_parameters(job, run)
     assert counted["student"] < counted["teacher"]
     told = stages.prepare_rows(job, run, models)
     assert set(told) == {"train", "heldout"}
@@ -189,7 +190,7 @@ def test_what_does_not_fit_is_named(job: Any, make_job: MakeJob) -> None:
     def complaint(**changes: Any) -> str:
         section = job.classifier.model_copy(update=changes)
         with pytest.raises(JobError) as caught:
-            stages.find_models(job.model_copy(update={"classifier": section}), run)
+            find_models(job.model_copy(update={"classifier": section}), run)
         return str(caught.value)
 
     assert "output 0: 'stone' here, 'wind' there; output 1" in complaint(
@@ -198,7 +199,7 @@ def test_what_does_not_fit_is_named(job: Any, make_job: MakeJob) -> None:
     assert "output 3: 'sun' here, none there" in complaint(labels=[*LABELS, "sun"])
     data = job.data.model_copy(update={"sequence_length_tokens": 100})
     with pytest.raises(ModelError, match="100 is longer than the teacher's context of 64 tokens"):
-        stages.find_models(job.model_copy(update={"data": data}), run)
+        find_models(job.model_copy(update={"data": data}), run)
 
 
 @pytest.mark.parametrize("job", ["masked"], indirect=True)
@@ -207,13 +208,13 @@ def test_masked_tokens_need_a_mask_token_and_enough_ids(job: Any) -> None:
     run.model_cache.mkdir(parents=True)
     few = job.evaluation.model_copy(update={"top_k": 4000})
     with pytest.raises(ModelError, match=r"evaluation\.top_k: 4000 is more than the 44 tokens"):
-        stages.find_models(job.model_copy(update={"evaluation": few}), run)
+        find_models(job.model_copy(update={"evaluation": few}), run)
     file = Path(job.teacher.model) / "tokenizer_config.json"
     settings = json.loads(file.read_text())
     del settings["mask_token"]
     file.write_text(json.dumps(settings))
     with pytest.raises(ModelError, match=r"teacher\.model: its tokenizer .* has no mask token"):
-        stages.find_models(job, run)
+        find_models(job, run)
 
 
 @pytest.mark.parametrize("job", ["masked"], indirect=True)
@@ -224,8 +225,8 @@ def test_masked_tokens_as_whole_distributions(job: Any) -> None:
     run = RunDirectory.of(job)
     for directory in (run.root, run.data.parent, run.logs, run.model_cache):
         directory.mkdir(parents=True, exist_ok=True)
-    models = stages.find_models(job, run)
-    initial = stages.make_student(job, run, models)
+    models = find_models(job, run)
+    initial = make_student(job, run, models)
     told = stages.prepare_rows(job, run, models)
     assert sum(one["rows"] for one in told.values()) == 80  # 40 texts, each masked twice
     losses = trained(job, run, models, initial)
@@ -241,8 +242,8 @@ def test_a_narrower_student_learns_a_way_to_its_teachers_vectors(job: Any) -> No
     run = RunDirectory.of(job)
     for directory in (run.root, run.data.parent, run.logs, run.model_cache):
         directory.mkdir(parents=True, exist_ok=True)
-    models = stages.find_models(job, run)
-    initial = stages.make_student(job, run, models)
+    models = find_models(job, run)
+    initial = make_student(job, run, models)
     stages.prepare_rows(job, run, models)
     ask = asking(engine_of(job, models), heldout_spec(job, models))
     stages.score_set(ask, run.data / "heldout", run.targets("heldout"))
@@ -265,7 +266,7 @@ def test_a_narrower_student_learns_a_way_to_its_teachers_vectors(job: Any) -> No
     again = job.model_copy(
         update={"teacher": job.teacher.model_copy(update={"model": str(run.student)})}
     )
-    as_teacher = stages.find_models(again, run)
+    as_teacher = find_models(again, run)
     assert as_teacher.teacher_hidden_size == 32
     spec = heldout_spec(again, as_teacher)
     rows = open_rows(run.data / "heldout").take(np.array([0], dtype=np.int64))
@@ -293,8 +294,8 @@ def test_masked_tokens_without_a_teacher(job: Any) -> None:
     run = RunDirectory.of(job)
     for directory in (run.root, run.data.parent, run.logs, run.model_cache):
         directory.mkdir(parents=True, exist_ok=True)
-    models = stages.find_models(job, run)
-    initial = stages.make_student(job, run, models)
+    models = find_models(job, run)
+    initial = make_student(job, run, models)
     stages.prepare_rows(job, run, models)
     assert heldout_spec(job, models).top_k <= training_spec(job, models).top_k == 44
     stages.score_set(None, run.data / "heldout", run.targets("heldout"))

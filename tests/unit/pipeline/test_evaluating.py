@@ -17,6 +17,7 @@ from raykd.evaluation.report_data import Report
 from raykd.models.load import ModelSource, load_tokenizer
 from raykd.pipeline import drifting, evaluating, stages
 from raykd.pipeline.evaluating import Looked
+from raykd.pipeline.models import find_models
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.pipeline.targets import heldout_spec
 from raykd.teacher.engine import EngineSpec, ShardPlace
@@ -30,7 +31,7 @@ class Prepared:
 
     def __init__(self, job: Any, run: RunDirectory, data: Path, max_rows: int) -> None:
         self.job = job
-        self.models = stages.find_models(job, run)
+        self.models = find_models(job, run)
         tokenizer = load_tokenizer(self.models.teacher, "teacher.model")
         prepare(job, tokenizer, run.data, run.logs)
         corpus = job.data.corpus.model_copy(update={"source": str(data)})

@@ -26,6 +26,7 @@ from raykd.models.load import ModelSource, load_tokenizer
 from raykd.pipeline import evaluating, stages
 from raykd.pipeline.evaluating import Looked
 from raykd.pipeline.evaluating_labels import inspect_labels
+from raykd.pipeline.models import find_models
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.pipeline.targets import heldout_spec
 from raykd.teacher.encoder_engine import EncoderEngine
@@ -86,7 +87,7 @@ class Sample:
             }
         )
         run = RunDirectory(tmp_path / "run")
-        self.models = stages.find_models(self.job, run)
+        self.models = find_models(self.job, run)
         stages.prepare_rows(self.job, run, self.models)
         place = run.root / "rows"
         self.told, chosen = evaluating.prepare_chosen(

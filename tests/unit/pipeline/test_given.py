@@ -25,8 +25,8 @@ from raykd.pipeline.choosing import choose
 from raykd.pipeline.generating import as_learned
 from raykd.pipeline.kept import Kept
 from raykd.pipeline.laying_down import LaidDown, lay_down
+from raykd.pipeline.models import Models, find_models
 from raykd.pipeline.run_dir import RunDirectory
-from raykd.pipeline.stages import Models, find_models
 from raykd.pipeline.targets import heldout_spec, training_spec
 from raykd.pipeline.writing import count_lacking, write
 from raykd.soft_targets.codec import decode

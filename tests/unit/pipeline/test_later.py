@@ -21,8 +21,9 @@ from raykd.evaluation.harness import Harness
 from raykd.evaluation.report import read_report
 from raykd.evaluation.report_data import ModelFacts
 from raykd.models.load import load_tokenizer
-from raykd.pipeline import later, outcome, stages
+from raykd.pipeline import later, outcome
 from raykd.pipeline.later import Evaluation, evaluate_run
+from raykd.pipeline.models import Models, find_models
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.teacher.engine import EngineSpec, ShardPlace
 from raykd.teacher.transformers_tp import TransformersEngine
@@ -32,7 +33,7 @@ from raykd.telemetry.progress import Progress
 class OwnTeacher:
     """The engine itself in the place of its service."""
 
-    def __init__(self, job: Any, models: stages.Models, _: Any) -> None:
+    def __init__(self, job: Any, models: Models, _: Any) -> None:
         self.client = TransformersEngine(
             EngineSpec(models.teacher, "fp32", False, 1, 256, 64), ShardPlace(0, 1, "", 0)
         )
@@ -78,7 +79,7 @@ def run(make_job: Callable[..., Any], student_dir: Path) -> RunDirectory:
     run = RunDirectory.of(job)
     run.root.mkdir(parents=True)
     run.job_file.write_text(dump_job(job))
-    models = stages.find_models(job, run)
+    models = find_models(job, run)
     prepare(job, load_tokenizer(models.teacher, "teacher.model"), run.data, run.logs)
     shutil.copytree(student_dir, run.student)
     return run

@@ -16,9 +16,9 @@ from raykd.errors import ModelError, SubmissionError
 from raykd.models.identity import identity_of
 from raykd.models.load import ModelSource, load_tokenizer
 from raykd.models.of_slices import OfSlices
-from raykd.pipeline import stages
 from raykd.pipeline.anchor import anchored
 from raykd.pipeline.mixture import find_of_slices
+from raykd.pipeline.models import count_parameters, find_models
 from raykd.pipeline.run_dir import RunDirectory
 from raykd.pipeline.targets import heldout_spec, training_spec
 from raykd.student.export import model_card
@@ -117,14 +117,14 @@ def test_the_run_knows_them(
     job, plain = sliced(code=student_dir), make_job()
     run = RunDirectory.of(job)
     run.model_cache.mkdir(parents=True)
-    models, alone = stages.find_models(job, run), stages.find_models(plain, run)
+    models, alone = find_models(job, run), find_models(plain, run)
     assert [one.slices for one in models.of_slices] == [("code",)]
     assert models.teacher_identity == alone.teacher_identity
     for spec_of in (training_spec, heldout_spec):
         spec, before = spec_of(job, models), spec_of(plain, alone)
         assert spec.stamp != before.stamp
         assert replace(spec, fingerprint=before.fingerprint) == before
-    counted, before_counted = (stages.count_parameters(one, run) for one in (job, plain))
+    counted, before_counted = (count_parameters(one, run) for one in (job, plain))
     assert counted["teacher"] == before_counted["teacher"] + counted["student"]
 
 

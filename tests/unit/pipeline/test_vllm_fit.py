@@ -10,8 +10,9 @@ import pytest
 
 from raykd.config.job import Job
 from raykd.errors import JobError, ModelError
-from raykd.pipeline import probe, resources, stages
+from raykd.pipeline import probe, resources
 from raykd.pipeline.demands import replica_shape
+from raykd.pipeline.models import find_models
 from raykd.pipeline.plan import phases
 from raykd.pipeline.run_dir import RunDirectory
 
@@ -23,9 +24,9 @@ def test_rows_leave_room_for_the_token_that_it_always_writes(make_job: MakeJob) 
     full: dict[str, Any] = {**VLLM, "data.sequence_length_tokens": 256}
     job = make_job(full)
     with pytest.raises(ModelError, match="to at most 255"):
-        stages.find_models(job, RunDirectory.of(job))
+        find_models(job, RunDirectory.of(job))
     job = make_job({**full, "data.sequence_length_tokens": 255})
-    assert stages.find_models(job, RunDirectory.of(job)).vocab_size
+    assert find_models(job, RunDirectory.of(job)).vocab_size
 
 
 def test_a_probe_is_refused_before_anything_starts(make_job: MakeJob, tmp_path: Path) -> None:
