@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from raykd.config.model import ModelConfig
+from raykd.config.rules_distributions import check_distributions
 
 if TYPE_CHECKING:
     from raykd.config.job import Job
@@ -49,19 +50,5 @@ def check_job(job: Job) -> None:
     """
     if not job.teacher.mixed_in:
         return
-    asks = {
-        f"method: {job.method}": job.method != "logits",
-        "generation": job.generation is not None,
-        "representations": job.representations is not None,
-    }
-    for field, asked in asks.items():
-        if asked:
-            raise ValueError(
-                f"teacher.mixed_in averages distributions over the next token; `{field}` asks one "
-                "model for something else: remove one of the two"
-            )
-    if job.soft_targets.codec in ("hidden", "auto"):
-        raise ValueError(
-            f"soft_targets.codec: {job.soft_targets.codec} sends one model's hidden states, and "
-            "`teacher.mixed_in` has several; choose top_k, sampled or full"
-        )
+    does = "averages distributions over the next token"
+    check_distributions(job, "teacher.mixed_in", does)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from raykd.config.model import ModelConfig
+from raykd.config.rules_distributions import check_distributions
 
 if TYPE_CHECKING:
     from raykd.config.job import Job
@@ -84,23 +85,8 @@ def check_job(job: Job) -> None:
                     "its own: name them in `teacher.of_slices`, or remove it"
                 )
         return
-    asks = {
-        f"method: {job.method}": job.method != "logits",
-        "generation": job.generation is not None,
-        "representations": job.representations is not None,
-    }
-    for field, asked in asks.items():
-        if asked:
-            raise ValueError(
-                "teacher.of_slices divides rows by whose distributions over the next token they "
-                f"are learned with; `{field}` asks one model for something else: remove one of "
-                "the two"
-            )
-    if job.soft_targets.codec in ("hidden", "auto"):
-        raise ValueError(
-            f"soft_targets.codec: {job.soft_targets.codec} sends one model's hidden states, and "
-            "`teacher.of_slices` has several models; choose top_k, sampled or full"
-        )
+    does = "divides rows by whose distributions over the next token they are learned with"
+    check_distributions(job, "teacher.of_slices", does)
     if not job.needs_teacher_for_training:
         raise ValueError(
             "teacher.of_slices: with `loss.alpha: 1` no teacher is learned from; remove it"

@@ -5,7 +5,6 @@ Shapes: P learned positions of a set, C outputs, W gold values a position.
 
 from __future__ import annotations
 
-import gc
 import time
 from dataclasses import dataclass
 
@@ -16,10 +15,11 @@ import pyarrow.compute as pc
 import torch
 
 from raykd.config.model import Device, Dtype
+from raykd.evaluation.encoder_runs import loaded, place_of, service_tokens_per_s
 from raykd.evaluation.label_metrics import agreement, gold_metrics
 from raykd.evaluation.report_data import ModelFacts, ModelScores
 from raykd.models.batch import collate
-from raykd.models.encoder import EncoderSpec, Projection, encoder_outputs, load_encoder
+from raykd.models.encoder import EncoderSpec, Projection, encoder_outputs
 from raykd.models.load import ModelSource
 from raykd.models.sentence import projection_of
 from raykd.soft_targets.codec import HiddenStates, decode
@@ -79,11 +79,8 @@ def teacher_scores(rows: MeasuredRows) -> ModelScores | None:
     """What the teacher's own outputs are worth; None where nobody asked it."""
     if rows.teacher_PC is None:
         return None
-    asked = rows.table.filter(pc.greater(rows.table.column("teacher_s"), 0))
-    seen = pc.sum(pc.list_value_length(asked.column("input_ids"))).as_py()
-    seconds = pc.sum(pc.cast(asked.column("teacher_s"), pa.float64())).as_py()
     return ModelScores(
-        tokens_per_s=seen / seconds if seconds else None,
+        tokens_per_s=service_tokens_per_s(rows.table),
         metrics=gold_metrics(rows.spec.task, rows.teacher_PC, rows.gold_PW),
     )
 
@@ -106,21 +103,13 @@ def measure_model(
         dtype: To run it in.
         device: To run it on.
     """
-    place = torch.device("cuda" if device == "gpu" else "cpu")
-    model = load_encoder(source, spec, dtype, name).to(place).eval()  # type: ignore[arg-type]
-    facts = ModelFacts(
-        name=source.path,
-        parameters=sum(p.numel() for p in model.parameters()),
-        bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
-        dtype=dtype,
-    )
+    place = place_of(device)
     through = projection_of(source, spec, dtype, place)
-    scores = {
-        key: scores_of(rows, *outputs_of(model, through, rows, place)) for key, rows in sets.items()
-    }
-    del model
-    gc.collect()
-    return facts, scores
+    with loaded(name, source, spec, dtype, place) as (model, facts):
+        return facts, {
+            key: scores_of(rows, *outputs_of(model, through, rows, place))
+            for key, rows in sets.items()
+        }
 
 
 def scores_of(rows: MeasuredRows, outputs_PC: Floats, tokens_per_s: float | None) -> ModelScores:

@@ -5,7 +5,6 @@ Shapes: M masked tokens of a batch, V vocabulary ids, K ids kept.
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from dataclasses import dataclass
@@ -17,10 +16,11 @@ import torch
 
 from raykd.config.model import Device, Dtype
 from raykd.evaluation.classify import MICRO_BATCH_TOKENS
+from raykd.evaluation.encoder_runs import loaded, place_of, service_tokens_per_s
 from raykd.evaluation.report_data import ModelFacts, ModelScores
 from raykd.losses.heldout import HeldoutSums, heldout_sums
 from raykd.losses.targets import BucketTargets
-from raykd.models.encoder import EncoderSpec, encoder_outputs, load_encoder
+from raykd.models.encoder import EncoderSpec, encoder_outputs
 from raykd.models.load import ModelSource
 from raykd.models.masking import batch_of
 from raykd.soft_targets.codec import TopKTargets, decode
@@ -66,14 +66,11 @@ def teacher_scores(rows: MeasuredRows) -> ModelScores | None:
     """What the teacher makes of the text itself; None where nobody asked it."""
     if rows.teacher is None:
         return None
-    asked = rows.table.filter(pc.greater(rows.table.column("teacher_s"), 0))
-    seen = pc.sum(pc.list_value_length(asked.column("input_ids"))).as_py()
-    seconds = pc.sum(pc.cast(asked.column("teacher_s"), pa.float64())).as_py()
     labels_M = batch_of(rows.table, rows.spec.masking).label_ids_M
     right = (rows.teacher.ids_TK[:, 0] == labels_M).sum()
     nll = -rows.teacher.label_logprobs_T.double().sum()
     return ModelScores(
-        tokens_per_s=seen / seconds if seconds else None,
+        tokens_per_s=service_tokens_per_s(rows.table),
         **_figures(float(nll), float(right), rows.num_positions),
     )
 
@@ -96,18 +93,9 @@ def measure_model(
         dtype: To run it in.
         device: To run it on.
     """
-    place = torch.device("cuda" if device == "gpu" else "cpu")
-    model = load_encoder(source, spec, dtype, name).to(place).eval()  # type: ignore[arg-type]
-    facts = ModelFacts(
-        name=source.path,
-        parameters=sum(p.numel() for p in model.parameters()),
-        bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
-        dtype=dtype,
-    )
-    scores = {key: _measure_set(model, rows, place) for key, rows in sets.items()}
-    del model
-    gc.collect()
-    return facts, scores
+    place = place_of(device)
+    with loaded(name, source, spec, dtype, place) as (model, facts):
+        return facts, {key: _measure_set(model, rows, place) for key, rows in sets.items()}
 
 
 @torch.inference_mode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,13 +13,14 @@ from raykd.config.model import Device
 from raykd.errors import ModelError
 from raykd.evaluation.classify import MeasuredRows, outputs_of, scores_of, teacher_scores
 from raykd.evaluation.costs import prompts_of
+from raykd.evaluation.encoder_runs import loaded, place_of
 from raykd.evaluation.inspecting import NOT_TIMED, Subject, facts_of
 from raykd.evaluation.inspection_data import BatchCost
 from raykd.evaluation.label_costs import label_costs
 from raykd.evaluation.label_scores import LabelScores, label_scores
 from raykd.evaluation.pieces import pieces_of
 from raykd.evaluation.report_data import TEACHER, ModelFacts, ModelScores
-from raykd.models.encoder import EncoderSpec, Projection, load_encoder
+from raykd.models.encoder import EncoderSpec, Projection
 from raykd.models.sentence import projection_of
 
 if TYPE_CHECKING:
@@ -94,13 +94,6 @@ def _loaded(
     subject: Subject, spec: EncoderSpec, device: Device
 ) -> Iterator[tuple[PreTrainedModel, Projection | None]]:
     """A model in evaluation mode, and what its vectors go through; free again afterwards."""
-    place = torch.device("cuda" if device == "gpu" else "cpu")
-    model = load_encoder(subject.source, spec, subject.dtype, subject.role)
-    try:
-        through = projection_of(subject.source, spec, subject.dtype, place)
-        yield model.to(place).eval(), through  # type: ignore[arg-type]
-    finally:
-        del model
-        gc.collect()
-        if device == "gpu":
-            torch.cuda.empty_cache()
+    place = place_of(device)
+    with loaded(subject.role, subject.source, spec, subject.dtype, place) as (model, _):
+        yield model, projection_of(subject.source, spec, subject.dtype, place)
