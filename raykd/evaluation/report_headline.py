@@ -55,7 +55,8 @@ def tiles(report: Report) -> Iterator[Tile]:
             yield _kl_tile(scores, of_student.kl_to_teacher)
         if of_student.top1_agreement is not None:
             yield _agreement_tile(scores, of_student.top1_agreement)
-        if of_student.perplexity is not None:
+        # Of a task its own figures follow, perplexity of masked tokens among them.
+        if of_student.perplexity is not None and not scores.task:
             yield _perplexity_tile(name, scores, of_student.perplexity)
     for label, value, detail in report_tasks.kept(report):
         yield Tile(label, value, detail)

@@ -130,4 +130,5 @@ def test_masked_tokens_have_accuracy_and_perplexity(report: Report) -> None:
     told = {tile.label: tile for tile in tiles(masked)}
     assert told["Accuracy"].detail.startswith("80.0 % of the teacher's")
     assert told["Perplexity"].detail.startswith("teacher 20")
+    assert sum("Perplexity" in label for label in told) == 1
     assert "masked token" in told["KL to the teacher"].detail
