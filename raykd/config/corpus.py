@@ -41,8 +41,8 @@ class ColumnsConfig(Section):
     )
     slice: str | None = Field(
         None,
-        description="Column of the name of the slice that a document is of; `teacher.of_slices` "
-        "says which slices have a teacher of their own.",
+        description="Column of the name, a text, of the slice that a document is of; "
+        "`teacher.of_slices` says which slices have a teacher of their own.",
     )
 
     @model_validator(mode="after")

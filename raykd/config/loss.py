@@ -39,8 +39,8 @@ class TokenWeights(Section):
         ge=0,
         lt=1,
         description="Documents whose learned tokens the teacher finds less likely than this, by "
-        "geometric mean, are not learned from: it contradicts them, and one of the two is wrong. 0 "
-        "drops none.",
+        "geometric mean, are not learned from: it contradicts them, and one of the two is wrong. "
+        "Of a long document each part in a row is judged by itself. 0 drops none.",
     )
     position_ramp_tokens: int = Field(
         0,

@@ -40,7 +40,7 @@ def check_classifier(job: Job) -> None:
     masked = section.task == "masked"
     for part, allowed, name in (
         (job.soft_targets, OF_CODECS if _asks_of_masked(job) else _OF_CODECS, "soft_targets"),
-        (job.loss, OF_LOSS if masked else _OF_LOSS, "loss"),
+        (job.loss, _keys_of_loss(job, masked), "loss"),
     ):
         if idle := _changed(part, allowed):
             raise ValueError(
@@ -156,15 +156,23 @@ def _check_loss(job: Job, section: ClassifierConfig) -> None:
 
 def _asks_of_masked(job: Job) -> bool:
     """Whether distributions of masked tokens travel."""
-    return job.classifier is not None and job.classifier.task == "masked" and job.teacher.is_asked
+    masked = job.classifier is not None and job.classifier.task == "masked"
+    return masked and job.teacher.is_asked and job.learns_from_logits
+
+
+def _keys_of_loss(job: Job, masked: bool) -> tuple[str, ...]:
+    """Those that something is made of."""
+    if masked and not _asks_of_masked(job):
+        return ("alpha",)
+    return OF_LOSS if masked else _OF_LOSS
 
 
 def _why_idle(job: Job, section: str) -> str:
     if job.classifier is not None and job.classifier.task == "masked":
-        if section == "soft_targets" and job.teacher.is_asked:
-            return "masked tokens travel by codec top_k or full"
+        if not _asks_of_masked(job):
+            return "with `loss.alpha: 1` or `teacher.engine: none` no distributions are learned"
         if section == "soft_targets":
-            return "with `teacher.engine: none` no distributions travel"
+            return "masked tokens travel by codec top_k or full"
         return "every masked token counts alike"
     return "a classifier's outputs travel whole and are learned by their task's own loss"
 

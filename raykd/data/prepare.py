@@ -188,7 +188,7 @@ def _divide(
         heldout.flush()
         to_move = None
         if not (train.stats.rows and heldout.stats.rows):
-            _check_enough(train, heldout, bad_records.field)
+            _check_enough(train, heldout, nearest, bad_records.field)
             to_move = nearest.lowest[1] if train.stats.rows else nearest.highest[1]
     return {TRAIN: train.stats, HELDOUT: heldout.stats}, to_move
 
@@ -207,11 +207,11 @@ def tokenizing(
     return LabelledTokenizer(tokenizer, labels, data, bad_records)
 
 
-def _check_enough(train: SetRows, heldout: SetRows, field: str) -> None:
-    useful = train.num_useful + heldout.num_useful
-    if useful == 0:
+def _check_enough(train: SetRows, heldout: SetRows, nearest: NearestScores, field: str) -> None:
+    if train.num_useful + heldout.num_useful == 0:
         raise _no_rows(field, train.stats, heldout.stats)
-    if useful == 1:
+    # One that is there in several maskings, or rows of one group, are one all the same.
+    if nearest.lowest == nearest.highest:
         raise CorpusError(
             f"{field}: only one document has something to learn, but one must be held out and one "
             "learned from; give more text, or divide it into more documents (for plain text with "

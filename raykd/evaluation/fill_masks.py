@@ -107,6 +107,8 @@ def _measure_set(model: torch.nn.Module, rows: MeasuredRows, device: torch.devic
         batch = batch_of(rows.table.slice(at, size), rows.spec.masking).to(device)
         started = time.perf_counter()
         logits_MV = encoder_outputs(model, batch, rows.spec).outputs_MC
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         # The first pass warms up and is not timed, unless it is the only one.
         if at > 0 or rows.table.num_rows <= size:
             seconds += time.perf_counter() - started

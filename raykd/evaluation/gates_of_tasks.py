@@ -21,8 +21,10 @@ MEASURED: Final[Mapping[Task, frozenset[str]]] = {
     "tokens": _OF_LABELS,
     "regression": _TIMED | {"pearson", "spearman", "mse", "mse_to_teacher"},
     "embedding": _TIMED | {"recall_at_1", "mrr", "spearman", "cosine_to_teacher"},
+    "masked": _ALWAYS
+    | {"accuracy", "accuracy_kept", "metric_kept", "perplexity", "agreement", "kl"},
 }
-"""By task; of a task that is not here every limit is taken."""
+"""By task."""
 OF_TEXT: Final = frozenset(KEYS) - {
     *("metric_kept", "macro_f1", "micro_f1", "pearson", "spearman", "mse", "mse_to_teacher"),
     *("recall_at_1", "mrr", "cosine_to_teacher"),
@@ -39,13 +41,10 @@ def require_measurable(gates: Sequence[Gate], task: Task | None) -> None:
     Raises:
         JobError: Names the figure, and those that can be limited.
     """
-    known = OF_TEXT if task is None else MEASURED.get(task)
-    wrong = [
-        gate for gate in gates if known is not None and not (gate.is_of_task or gate.key in known)
-    ]
+    known = OF_TEXT if task is None else MEASURED[task]
+    wrong = [gate for gate in gates if not (gate.is_of_task or gate.key in known)]
     if not wrong:
         return
-    assert known is not None, "something is refused"
     first = wrong[0]
     option = "--fail-under" if first.at_least else "--fail-over"
     whose = "a model of text" if task is None else f"`classifier.task: {task}`"

@@ -142,8 +142,7 @@ def _time(model: PreTrainedModel, role: str, task: Task, seen: Seen) -> None:
     if not task.batch:
         return
     pieces = pieces_of(task.rows)
-    rows = [pieces.ids_N[pieces.piece_N == i].tolist() for i in range(pieces.num_pieces)]
-    seen.costs[role] = costs_of(model, prompts_of(rows, task.batch), task.spec.vocab_size)
+    seen.costs[role] = costs_of(model, prompts_of(pieces.ids, task.batch), task.spec.vocab_size)
 
 
 def _run_tasks(model: PreTrainedModel, role: str, task: Task, seen: Seen) -> None:

@@ -85,7 +85,7 @@ def _time_teacher(
 def _texts(rows: MeasuredRows, num: int) -> torch.Tensor:
     """Texts of one length, that of the median row."""
     pieces = pieces_of(rows.table)
-    ids = [pieces.ids_N[pieces.piece_N == i].tolist() for i in range(pieces.num_pieces)]
+    ids = pieces.ids
     return prompts_of(ids, num, longest_tokens=max(map(len, ids)))
 
 

@@ -41,6 +41,11 @@ class Pieces:
         """Tokens of each piece."""
         return np.bincount(self.piece_N, minlength=self.num_pieces).astype(np.int64)
 
+    @property
+    def ids(self) -> list[list[int]]:
+        """Token ids, piece by piece."""
+        return [one.tolist() for one in np.split(self.ids_N, np.cumsum(self.lengths)[:-1])]
+
     def take(self, pieces: Ints) -> Pieces:
         """Some pieces, in ascending order."""
         chosen_P = np.zeros(self.num_pieces, dtype=bool)

@@ -93,7 +93,7 @@ def known(told: Told, label: int, top_k: int, vocabulary: TokenBytes) -> Known:
         kept = {i: value - math.log(mass) for i, value in kept.items()}
     log_tail = math.log(left) if left > 0.0 else -math.inf
     # Drawn from beyond what is told: neither likelier than the least of it, nor than all the rest.
-    bound = max(LEAST, min(log_tail, *kept.values()))
+    bound = max(LEAST, min([log_tail, *kept.values()]))
     return Known(kept, log_tail, min(found.get(label, bound), 0.0))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from raykd.config.scorer import ScorerConfig
 from raykd.errors import ModelError
 from raykd.generation.samples import Sample
+from raykd.models.encoder import FROM_SECOND_POSITION
 from raykd.models.load import ModelSource, load_config, load_tokenizer, torch_dtype
 
 FIELD: Final = "generation.scorer"
@@ -58,10 +59,11 @@ class RewardModel:
             )
         except (OSError, ValueError) as error:
             raise ModelError(f"{FIELD}.model: cannot load {source.path}: {error}") from error
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = self._pad_id()
         self._model = model.to(self._device).eval()
-        self._context: int | None = getattr(model.config, "max_position_embeddings", None)
+        # Of a padded row a decoder's score is read before the first id like the pad's: where it has
+        # no pad of its own, every text goes alone.
+        self._batch = 1 if model.config.pad_token_id is None else BATCH
+        self._longest = longest_text(model.config, self._tokenizer)
 
     @torch.inference_mode()
     def __call__(self, samples: Sequence[Sample]) -> list[float | None]:
@@ -69,24 +71,19 @@ class RewardModel:
         read = [encoded(one, self._tokenizer) for one in samples]
         scores: list[float | None] = [None] * len(samples)
         short = [i for i, ids in enumerate(read) if len(ids["input_ids"]) <= self._longest]
-        for batch in _batches(sorted(short, key=lambda i: len(read[i]["input_ids"]))):
+        ordered = sorted(short, key=lambda i: len(read[i]["input_ids"]))
+        for at in range(0, len(ordered), self._batch):
+            batch = ordered[at : at + self._batch]
             inputs = self._padded([read[i] for i in batch])
             found = self._model(**inputs).logits[:, 0].float().tolist()
             for i, score in zip(batch, found, strict=True):
                 scores[i] = score
         return scores
 
-    @property
-    def _longest(self) -> float:
-        return float("inf") if self._context is None else self._context
-
-    def _pad_id(self) -> int:
-        return int(self._tokenizer.pad_token_id or self._tokenizer.eos_token_id or 0)
-
     def _padded(self, read: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         """Rows of one length, on the device; padded at the end, which is masked."""
         longest = max(len(one["input_ids"]) for one in read)
-        fill = {"input_ids": self._model.config.pad_token_id}
+        fill = {"input_ids": self._model.config.pad_token_id or 0}
         names = [name for name in read[0] if name != "attention_mask"]
         padded = {
             name: torch.tensor(
@@ -106,13 +103,53 @@ def encoded(one: Sample, tokenizer: Any) -> dict[str, list[int]]:
     last turn, and the answer are a pair. What is judged is what follows the reasoning.
     """
     if one.request.read is not None and tokenizer.chat_template:
-        chat = [*one.request.read, {"role": "assistant", "content": one.answer}]
-        found = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True)
+        found = _rendered([*one.request.read, _said(one.answer)], tokenizer)
     else:
         found = tokenizer(one.request.asked, one.answer, verbose=False)
     return {name: list(values) for name, values in found.items()}
 
 
-def _batches(numbers: list[int]) -> Iterator[list[int]]:
-    for at in range(0, len(numbers), BATCH):
-        yield numbers[at : at + BATCH]
+def require_chats(source: ModelSource, with_system: bool) -> None:
+    """Refuse a reward model whose chat template refuses chats such as will be judged.
+
+    Args:
+        source: The model.
+        with_system: Whether they begin with a system turn.
+
+    Raises:
+        ModelError: Says what the template complains of.
+    """
+    tokenizer: Any = load_tokenizer(source, f"{FIELD}.model")
+    if tokenizer.chat_template:
+        system = [{"role": "system", "content": "x"}] if with_system else []
+        _rendered([*system, {"role": "user", "content": "x"}, _said("x")], tokenizer)
+
+
+def longest_text(config: Any, tokenizer: Any) -> int:
+    """Most tokens that a model reads.
+
+    Args:
+        config: The model's.
+        tokenizer: Its tokenizer, which may know better.
+    """
+    context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    if config.model_type in FROM_SECOND_POSITION:
+        context -= 2
+    return int(min(context, tokenizer.model_max_length))
+
+
+def _said(answer: str) -> dict[str, str]:
+    return {"role": "assistant", "content": answer}
+
+
+def _rendered(chat: list[dict[str, str]], tokenizer: Any) -> Any:
+    import jinja2
+
+    try:
+        return tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True)
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{FIELD}.model: its chat template refuses the chats that it should judge: {error}; "
+            "choose another reward model, or chats without what it refuses (such as "
+            "`generation.keep_system_prompt: false`)"
+        ) from error

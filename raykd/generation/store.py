@@ -99,17 +99,13 @@ class GenerationStore:
 
     def _tables(self, columns: list[str]) -> Iterator[pa.Table]:
         """Some columns of all files; one that an older file lacks is left out."""
-        for file in sorted(self._directory.glob("part-*.parquet")):
-            try:
-                there = pq.read_schema(file).names
-                yield pq.read_table(file, columns=[name for name in columns if name in there])
-            except FileNotFoundError:
-                continue  # another run has just merged it
-            except (pa.ArrowException, OSError) as error:
-                raise StorageError(
-                    f"{file}: kept completions cannot be read ({_first_line(error)}); remove the "
-                    "file, and what it held is asked for again"
-                ) from None
+        seen: set[Path] = set()
+        # Another run may merge files meanwhile: what they held is in a new one then.
+        while files := sorted(set(self._directory.glob("part-*.parquet")) - seen):
+            seen.update(files)
+            for file in files:
+                if (table := _columns_of(file, columns)) is not None:
+                    yield table
 
     def write(self, asked: Sequence[Request], answer: pa.Table) -> None:
         """Keep an answer; when this returns, a run that is killed has not lost it.
@@ -149,6 +145,20 @@ class GenerationStore:
             raise StorageError(
                 f"{self._directory}: completions cannot be kept ({error.strerror or error})"
             ) from None
+
+
+def _columns_of(file: Path, columns: list[str]) -> pa.Table | None:
+    """Some columns of a file, as far as it has them; None where another run has merged it."""
+    try:
+        there = pq.read_schema(file).names
+        return pq.read_table(file, columns=[name for name in columns if name in there])
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowException, OSError) as error:
+        raise StorageError(
+            f"{file}: kept completions cannot be read ({_first_line(error)}); remove the file, "
+            "and what it held is asked for again"
+        ) from None
 
 
 def _first_line(error: BaseException) -> str:

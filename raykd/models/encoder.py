@@ -30,6 +30,12 @@ PROBLEMS: Final = {
 }
 """What `transformers` calls a task in a model's configuration."""
 
+FROM_SECOND_POSITION: Final = (
+    *("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm"),
+    *("mpnet", "longformer", "xmod", "ibert", "luke"),
+)
+"""Model types whose first position id is the padding id and one: two positions are no text's."""
+
 
 Projection = Callable[[torch.Tensor], torch.Tensor]
 """Vectors [M, H] to vectors of another width."""

@@ -227,7 +227,9 @@ def start_remote(
     options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0}
     if labels:
         options["label_selector"] = dict(labels)
-    return ray.remote(function).options(**options).remote(*arguments)
+    # A worker that held a GPU ends with its task: what torch keeps of it would be no one else's.
+    task = ray.remote(max_calls=1)(function) if gpus else ray.remote(function)
+    return task.options(**options).remote(*arguments)
 
 
 def wait_for(reference: Any) -> Any:

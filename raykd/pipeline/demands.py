@@ -115,6 +115,7 @@ def _singles_of(job: Job) -> list[tuple[str, Shape, Mapping[str, str]]]:
         (LOADERS, _rounded(READ_CPUS, 0), stream.labels),
         (TASK, _rounded(1, 0), stream.labels),
         (TASK, _rounded(0, 0), stream.labels),
+        (TASK, _rounded(0, 1), stream.labels),  # a reward model
         (TASK, _rank_shape(job), job.student.labels),
     ]
 

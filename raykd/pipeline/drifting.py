@@ -47,8 +47,9 @@ def drift_of_sample(
     """
     prompts = job.generation is not None or job.data.corpus.columns.text is None
     try:
-        training, share = _read(data / "train", MOST_TRAINING_TOKENS, prompts)
-        heldout, _ = _read(data / "heldout", MOST_TRAINING_TOKENS, prompts)
+        copies = job.classifier.maskings if job.classifier is not None else 1
+        training, share = _read(data / "train", MOST_TRAINING_TOKENS, prompts, copies)
+        heldout, _ = _read(data / "heldout", MOST_TRAINING_TOKENS, prompts, copies)
     except StorageError as error:
         notes.append(f"drift was not measured: {error}")
         return None
@@ -68,17 +69,24 @@ def drift_of_sample(
     return drift_of(compared, places, row_kl, text)
 
 
-def _read(directory: Path, most_tokens: int, prompts: bool) -> tuple[Pieces, float]:
-    """Pieces of a prepared set, and the share of its rows that they are from."""
+def _read(
+    directory: Path, most_tokens: int, prompts: bool, copies: int = 1
+) -> tuple[Pieces, float]:
+    """Pieces of a prepared set, and the share of its texts that they are from.
+
+    Of a text that is there `copies` times, one row after the other, the first is read: the others
+    are no other texts, and would make noise look smaller than it is.
+    """
     rows = open_rows(directory)
-    num_tokens = int(rows.lengths.sum(dtype=np.int64))
-    wanted = max(1, rows.num_rows * min(1, most_tokens / max(1, num_tokens)))
-    chosen = np.unique(np.linspace(0, rows.num_rows - 1, int(wanted)).astype(np.int64))
+    first = np.arange(0, rows.num_rows, copies)
+    num_tokens = int(rows.lengths[first].sum(dtype=np.int64))
+    wanted = max(1, len(first) * min(1, most_tokens / max(1, num_tokens)))
+    chosen = first[np.unique(np.linspace(0, len(first) - 1, int(wanted)).astype(np.int64))]
     parts = [
         pieces_of(rows.take(chosen[i : i + ROWS_A_READ]), prompts=prompts)
         for i in range(0, len(chosen), ROWS_A_READ)
     ]
-    return _numbered(parts, chosen), len(chosen) / rows.num_rows
+    return _numbered(parts, chosen), len(chosen) / len(first)
 
 
 def _numbered(parts: Sequence[Pieces], chosen: npt.NDArray[np.int64]) -> Pieces:

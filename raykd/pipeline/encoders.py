@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from raykd.config.classifier import LABELLED, Pooling
 from raykd.config.corpus import CorpusConfig
@@ -17,7 +17,7 @@ from raykd.data.masked import MaskingSpec, Taught
 from raykd.data.pack import PackingStats
 from raykd.data.prepare import prepare, prepare_set
 from raykd.errors import ModelError
-from raykd.models.encoder import EncoderSpec, encoder_config
+from raykd.models.encoder import FROM_SECOND_POSITION, EncoderSpec, encoder_config
 from raykd.models.encoder_init import build_encoder, student_encoder_config, write_encoder
 from raykd.models.identity import identity_of
 from raykd.models.load import ModelSource, load_tokenizer, locate
@@ -30,9 +30,6 @@ from raykd.student.notes import add_note
 
 if TYPE_CHECKING:
     from raykd.pipeline.models import Models
-
-FROM_SECOND_POSITION: Final = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet")
-"""Model types whose first position id is the padding id and one: two positions are no text's."""
 
 
 def find(job: Job, run: RunDirectory) -> Models:

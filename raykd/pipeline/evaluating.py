@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 from raykd.config.corpus import CorpusConfig
 from raykd.config.job import Job
 from raykd.config.method import ABILITIES, Ability
+from raykd.data.masked import MaskingSpec
 from raykd.data.of_slices import SliceTeachers
 from raykd.data.samples import Origins, prepare_sample, read_origins
 from raykd.evaluation import compare, inspecting, slices
@@ -100,6 +101,8 @@ def prepare_chosen(
     tokenizer = load_tokenizer(models.teacher, "teacher.model")
     most = max(max_rows, DRIFT_ROWS)
     taught = encoders.taught(job, models) if models.encoder is not None else None
+    if isinstance(taught, MaskingSpec):
+        taught = replace(taught, maskings=1)  # another masking is no other text
     teachers = SliceTeachers.of(job)
     stats = prepare_sample(corpus, job.data, tokenizer, directory, most, columns, taught, teachers)
     chosen = _drawn(read_origins(directory).places, max_rows, job)

@@ -122,8 +122,9 @@ def _figures_alone(
 ) -> Found:
     """The figures of the run itself, and the drift of the texts."""
     name = "sample"
+    alone = "of `task: masked` figures and drift are told: no model is timed, no rows divided"
     measured = stages.measure(job, models, initial, student, {name: at.scored})
-    scores, notes, places = measured.sets[name], list[str](), read_origins(at.sample).places
+    scores, notes, places = measured.sets[name], [alone], read_origins(at.sample).places
     text = text_of(models) if at.texts else None
     drift = drift_of_sample(job, models, at.data, at.sample, places, None, notes, text)
     metrics = {role: one.metrics for role, one in scores.models.items()}

@@ -12,6 +12,8 @@ from raykd.soft_targets.spec import CodecSpec
 
 TEACHER_REPLICAS = "teacher replicas"
 """The part of a demand that is the teacher's."""
+REWARD_MODEL = "reward model"
+"""The part that judges completions."""
 ONGOING_TARGET = 1.25
 """Requests that Serve's autoscaler wants for each replica. A replica works on one at a time: where
 the student holds the teacher back, requests in flight are about the replicas that are busy, and a
@@ -130,6 +132,23 @@ def phases(job: Job, *, with_teacher: bool = True) -> dict[str, list[Demand]]:
     if job.needs_teacher_for_training:
         return {"training": [replicas(job), *_training(job)]}
     return {"scoring": [replicas(job)], "training": _training(job)}
+
+
+def with_choosing(job: Job, held: dict[str, list[Demand]]) -> dict[str, list[Demand]]:
+    """What is held while completions are judged too, where a reward model takes a GPU.
+
+    The teacher that wrote them may still stand: it is asked again for what is learned of them.
+
+    Args:
+        job: The job.
+        held: What `phases` says.
+    """
+    scorer = job.generation and job.generation.scorer
+    if not scorer or scorer.device != "gpu":
+        return held
+    runs_here = job.teacher.endpoint is None and job.soft_targets.store_mode != "only"
+    beside = [replicas(job)] if runs_here else []
+    return {"choosing": [*beside, Demand(REWARD_MODEL, 1, 0.0, 1.0)], **held}
 
 
 def replicas(job: Job, count: int | None = None) -> Demand:

@@ -14,13 +14,13 @@ from raykd.generation import requirements
 from raykd.pipeline import behind_endpoint, capacity, cluster, live, nodes, resources, stages
 from raykd.pipeline.finding import Finding
 from raykd.pipeline.models import count_parameters, find_models
-from raykd.pipeline.plan import phases
+from raykd.pipeline.plan import phases, with_choosing
 from raykd.pipeline.run_dir import RunDirectory
 
 
 def check_resources(job: Job) -> Finding:
     """Sum what the job holds against what the cluster has."""
-    short, text = resources.shortage(job, phases(job))
+    short, text = resources.shortage(job, with_choosing(job, phases(job)))
     return Finding(not short, "resources", text)
 
 
@@ -119,7 +119,8 @@ def require(job: Job, *, with_teacher: bool = True) -> list[str]:
         StorageError: Says where the storage is not shared.
         JobError: A tracker is not installed.
     """
-    resources.require(job, phases(job, with_teacher=with_teacher))
+    held = phases(job, with_teacher=with_teacher)
+    resources.require(job, with_choosing(job, held))
     if not (finding := check_storage(job)).ok:
         raise StorageError(finding.text)
     for finding in (check_trackers(job), check_filters(job)):

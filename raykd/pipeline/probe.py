@@ -68,6 +68,11 @@ def probe_job(job: Job, progress: Progress, size: Size) -> tuple[Path, Probe]:
             "teacher.engine: vllm does not give hidden states, from which a probe makes every "
             "codec; probe with `--set teacher.engine=transformers`"
         )
+    if job.classifier is not None and job.classifier.task == "masked":
+        raise JobError(
+            "classifier.task: masked: `raykd probe` compares no codecs of masked tokens; choose "
+            "`soft_targets.codec` top_k or full"
+        )
     if job.method == "classifier":
         raise JobError(
             "method: classifier has no codec to choose: its outputs travel whole; `raykd probe` is "

@@ -13,7 +13,7 @@ from raykd.config.job import Job
 from raykd.errors import ResourceError
 from raykd.pipeline import capacity, cluster
 from raykd.pipeline.capacity import Growth, Place
-from raykd.pipeline.plan import Demand, replicas
+from raykd.pipeline.plan import REWARD_MODEL, Demand, replicas
 
 Phases = dict[str, list[Demand]]
 
@@ -157,6 +157,8 @@ def _parts(job: Job, phases: Phases) -> list[_Part]:
             teacher.labels,
         )
         parts.insert(0, replica)
+    if any(demand.part == REWARD_MODEL for demand in held):
+        parts.append(_Part(REWARD_MODEL, 1, 0.0, 1.0, "stream.labels", stream.labels))
     return parts
 
 

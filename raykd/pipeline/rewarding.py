@@ -23,12 +23,15 @@ def find_scorer(job: Job, cache: Path) -> ModelSource | None:
     Raises:
         ModelError: It is not there, or is no reward model.
     """
-    from raykd.generation.scorer import FIELD, require_scorer
+    from raykd.generation.scorer import FIELD, require_chats, require_scorer
 
     if job.generation is None or job.generation.scorer is None:
         return None
     source = locate(job.generation.scorer, FIELD, cache)
     require_scorer(source)
+    asked = job.generation
+    if asked.as_chat or job.data.corpus.columns.messages is not None:
+        require_chats(source, bool(asked.system_prompt) and asked.keep_system_prompt)
     return source
 
 

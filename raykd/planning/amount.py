@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from raykd.config.job import Job
 from raykd.errors import RaykdError
@@ -46,6 +46,10 @@ class Amount:
         return min(1.0, self.rows / (self.steps * job.train.global_batch))
 
 
+ROWS_DEPEND_ON: Final = ("data", "seed", "evaluation", "generation", "classifier", "teacher")
+"""Sections that decide which rows there are; the teacher by its slices and its tokenizer."""
+
+
 def amount(job: Job, rows: int | None = None) -> Amount:
     """Count rows: those that a run of this job has prepared, else those given, else those bounded.
 
@@ -71,7 +75,7 @@ def amount(job: Job, rows: int | None = None) -> Amount:
     if documents and job.generation is not None:
         documents *= job.generation.keep_best or job.generation.num_samples
     if documents and job.classifier is not None:
-        documents *= job.classifier.maskings
+        documents *= 2 if _learns_pairs(job) else job.classifier.maskings
     if documents and job.data.packing == "pad" and job.data.long_documents != "split":
         most = max(1, round(documents * (1 - job.evaluation.heldout_fraction)))
         source = (
@@ -88,7 +92,15 @@ def _unit(job: Job) -> str:
     """What a document becomes several of."""
     if job.generation is not None:
         return "completion "
+    if _learns_pairs(job):
+        return "text of a pair "
     return "masking " if job.classifier is not None and job.classifier.maskings > 1 else ""
+
+
+def _learns_pairs(job: Job) -> bool:
+    """Whether each document is two texts, a row each."""
+    classifier, columns = job.classifier, job.data.corpus.columns
+    return classifier is not None and classifier.task == "embedding" and bool(columns.text_pair)
 
 
 def _prepared(job: Job) -> dict[str, Any] | None:
@@ -100,7 +112,7 @@ def _prepared(job: Job) -> dict[str, Any] | None:
         train: dict[str, Any] = stats["sets"]["train"]
     except (RaykdError, OSError, ValueError, KeyError, TypeError):
         return None
-    if (before.data, before.seed, before.evaluation) != (job.data, job.seed, job.evaluation):
+    if any(getattr(before, name) != getattr(job, name) for name in ROWS_DEPEND_ON):
         return None
     names = ("rows", "tokens", "tokens_padded", "tokens_learned")
     return train if all(type(train.get(name)) is int for name in names) and train["rows"] else None

@@ -146,9 +146,9 @@ NOBODY = "teacher={model: x, engine: none}"
         ("soft_targets={codec: auto}", "codec: auto; the distributions of `task: masked`"),
         ("soft_targets={codec: full}", "hidden states travel beside the likeliest ids"),
         ("loss.token_weights.position_ramp_tokens=3", "every masked token counts alike"),
-        ("loss={alpha: 1.0}", "classifier.cosine: with `loss.alpha: 1` no teacher"),
+        ("loss={alpha: 1.0}", "soft_targets.top_k: with `loss.alpha: 1` or"),
         ("data.long_documents=split", "data.long_documents"),
-        (NOBODY, "soft_targets.top_k: with `teacher.engine: none` no distributions travel"),
+        (NOBODY, "`teacher.engine: none` no distributions are learned"),
         ("data.packing=pack", "one document a row"),
     ],
 )

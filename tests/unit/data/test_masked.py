@@ -14,7 +14,7 @@ from raykd.config.corpus import ColumnsConfig, CorpusConfig, DataConfig
 from raykd.data.corpus import read_documents
 from raykd.data.documents import BadRecords, Document
 from raykd.data.masked import MaskedTokenizer, MaskingSpec, masked_tokens, taught_facts
-from raykd.data.prepare import open_rows, prepare_set
+from raykd.data.prepare import open_rows, prepare, prepare_set
 from raykd.data.tokenize import TokenizedDocument
 from raykd.errors import CorpusError
 
@@ -122,6 +122,26 @@ def test_rows_keep_their_ids_and_say_what_is_masked(
         ).tolist()
         assert mask[: len(ids) - 1] == wanted[1:]
     assert not (tmp_path / "rows" / "gold.npy").exists()
+
+
+def test_copies_of_one_document_are_one(
+    write_jsonl: Write, encoder_tokenizer: Any, tmp_path: Path, make_job: Callable[..., Any]
+) -> None:
+    """One must be held out and one learned from: two maskings of one text are no two texts."""
+    changes = {
+        "method": "classifier",
+        "classifier": {"task": "masked", "maskings": 3},
+        "data": {
+            "corpus": {"source": str(write_jsonl([TEXTS[0]]))},
+            "sequence_length_tokens": 16,
+            "packing": "pad",
+            "long_documents": "cut",
+        },
+        "soft_targets": {},
+        "loss": {},
+    }
+    with pytest.raises(CorpusError, match="only one document has something to learn"):
+        prepare(make_job(changes), encoder_tokenizer, tmp_path / "d", tmp_path / "l", labels=SPEC)
 
 
 def test_other_masks_are_other_rows() -> None:

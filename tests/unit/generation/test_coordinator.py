@@ -198,6 +198,22 @@ def test_each_is_told_once_though_two_files_hold_it(
     assert sum(len(part) for part in store.logprobs({one.key for one in wanted})) == len(wanted)
 
 
+def test_what_another_run_merges_meanwhile_is_found(
+    wanted: list[Request], store: GenerationStore, tmp_path: Path
+) -> None:
+    other = GenerationStore(tmp_path / "kept", "someone", "{}")
+    for one in wanted:
+        row = {**answer_to(str(one.text)), "logprobs": told(1)}
+        other.write([one], pa.Table.from_pylist([row], schema=schema.COMPLETIONS))
+    keys = {one.key for one in wanted}
+    parts = store.logprobs(keys)
+    found = dict(next(parts))
+    other.merge()
+    for part in parts:
+        found |= part
+    assert found.keys() == keys
+
+
 def test_files_from_before_there_were_log_probabilities_are_read(
     wanted: list[Request], store: GenerationStore, tmp_path: Path
 ) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +18,7 @@ from raykd.config.scorer import ScorerConfig
 from raykd.errors import ModelError
 from raykd.generation.provenance import generated_table
 from raykd.generation.samples import Sample
-from raykd.generation.scorer import RewardModel, require_scorer
+from raykd.generation.scorer import RewardModel, longest_text, require_chats, require_scorer
 from raykd.generation.selection import select
 from raykd.models.load import ModelSource
 
@@ -73,6 +76,55 @@ def test_scores_are_those_of_each_text_alone(
         )["input_ids"]
         assert score == pytest.approx(alone(reward_directory, ids), abs=1e-5)
     assert len(set(found)) == 4
+
+
+def test_a_model_without_a_pad_reads_each_text_to_its_end(
+    reward_directory: Path, tiny_tokenizer: Any, sample: MakeSample, tmp_path: Path
+) -> None:
+    """A chat that ends with the end-of-text token, by which others pad, is not read short of it."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = AutoConfig.from_pretrained(reward_directory)
+    config.pad_token_id = None
+    model = AutoModelForSequenceClassification.from_pretrained(reward_directory, config=config)
+    model.config.pad_token_id = None
+    model.save_pretrained(tmp_path)
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.pad_token = None
+    template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path)
+    given = [sample(text, prompt=i, chat=True) for i, text in enumerate(["yes", "no, not so"])]
+    found = RewardModel(ModelSource(str(tmp_path)), CPU)(given)
+    for i, (answer, score) in enumerate(zip(["yes", "no, not so"], found, strict=True)):
+        ids = [
+            id_
+            for text in (f"question {i}", answer)
+            for id_ in [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+        ]
+        assert score == pytest.approx(alone(tmp_path, ids), abs=1e-5)
+
+
+def test_a_template_that_refuses_is_found_before_anything_is_written(
+    reward_directory: Path, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    shutil.copytree(reward_directory, tmp_path / "strict")
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}x"
+    tokenizer.chat_template = refusal
+    tokenizer.save_pretrained(tmp_path / "strict")
+    source = ModelSource(str(tmp_path / "strict"))
+    require_chats(source, with_system=False)
+    with pytest.raises(ModelError, match=r"its chat template refuses .* no system"):
+        require_chats(source, with_system=True)
+
+
+def test_roberta_reads_two_tokens_less_than_it_has_positions() -> None:
+    roberta = SimpleNamespace(model_type="roberta", max_position_embeddings=514)
+    bert = SimpleNamespace(model_type="bert", max_position_embeddings=512)
+    endless = SimpleNamespace(model_max_length=10**30)
+    assert longest_text(roberta, endless) == longest_text(bert, endless) == 512
+    assert longest_text(bert, SimpleNamespace(model_max_length=128)) == 128
 
 
 def test_plain_prompts_are_pairs(

@@ -16,6 +16,7 @@ from raykd.pipeline.plan import (
     replicas,
     requests_in_flight,
     token_bytes,
+    with_choosing,
 )
 from raykd.soft_targets.codec import target_schema
 from raykd.soft_targets.spec import CodecSpec
@@ -116,6 +117,21 @@ def test_what_a_gpu_job_holds(make_job: MakeJob) -> None:
     assert sum(d.gpus for d in held) == 3 * 2 + 4
     expected = 3 * (2 * 4.0 + REPLICA_CPUS) + 4 * 8.0 + 5 * 0.5 + READ_CPUS
     assert sum(d.cpus for d in held) == pytest.approx(expected)
+
+
+def test_a_reward_model_takes_a_gpu_beside_the_teacher(make_job: MakeJob) -> None:
+    generation = {
+        "num_samples": 2,
+        "sampling": {"temperature": 0.7},
+        "keep_best": 1,
+        "scorer": {"model": "x"},
+    }
+    job = make_job({"generation": generation, "teacher.device": "gpu"})
+    held = with_choosing(job, phases(job))
+    assert [demand.gpus for demand in held["choosing"]] == [replicas(job).gpus, 1.0]
+    generation["scorer"]["device"] = "cpu"
+    job = make_job({"generation": generation, "teacher.device": "gpu"})
+    assert "choosing" not in with_choosing(job, phases(job))
 
 
 def test_a_cpu_job_holds_no_gpu(make_job: MakeJob) -> None:

@@ -52,7 +52,14 @@ def test_prepared_rows_are_counted(make_job: MakeJob) -> None:
     assert amount(job, 8).steps == 2
 
 
-@pytest.mark.parametrize("changes", [{"seed": 4}, {"data.sequence_length_tokens": 32}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 4},
+        {"data.sequence_length_tokens": 32},
+        {"generation": {}},
+    ],
+)
 def test_another_jobs_rows_are_not(changes: dict[str, Any], make_job: MakeJob) -> None:
     prepare(make_job({"train.max_steps": None}))
     found = amount(make_job({"train.max_steps": None, **changes}))

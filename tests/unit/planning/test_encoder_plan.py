@@ -165,6 +165,15 @@ def test_each_masking_is_a_row(make_classifier: MakeJob) -> None:
     assert "a row for each masking of data.corpus.max_documents" in found.source
 
 
+def test_each_text_of_a_pair_is_a_row(make_classifier: MakeJob) -> None:
+    columns = {"text": "question", "text_pair": "answer"}
+    corpus = {"data.corpus": {"source": "x", "max_documents": 100, "columns": columns}}
+    changes = {**corpus, "evaluation.heldout_fraction": 0.25}
+    found = amount(make_classifier({"task": "embedding"}, changes))
+    assert found.rows == 150
+    assert "a row for each text of a pair of data.corpus.max_documents" in found.source
+
+
 def test_labels_have_to_be_named(make_classifier: MakeJob, write_model: Callable[..., str]) -> None:
     nameless = {key: value for key, value in MINILM.items() if key != "id2label"}
     teacher = {"model": write_model("nameless", nameless), "device": "cpu"}
