@@ -92,12 +92,16 @@ def lay_down(job: Job, run: RunDirectory, models: Models, kept: Kept) -> LaidDow
             _Side(spec, wanted, open_stores.enter_context(closing(_opened(kept, spec))))
             for spec, wanted in ((train, None), (heldout, _pieces_held_out(run)))
         ]
+        left = set(records)
         for key, document, said in aligned(job, models, store_of(job, run, models), records):
+            left.discard(key)
             if isinstance(said, str):
                 raise GenerationError(_not_as_chosen(run, key, said))
             placed = _Placed.of(job, document, said)
             done.count(placed)
             _add(placed, sides, vocabulary)
+    if left:
+        raise GenerationError(_not_as_chosen(run, min(left), "nothing is kept of it"))
     return done
 
 
