@@ -14,7 +14,13 @@ from .fire import ALL_VICTIMS, STEPS_A_KILL, under_fire
 from .harness import Kill
 from .nodes import started
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos, *RAY_WARNINGS]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.chaos,
+    pytest.mark.long,
+    *RAY_WARNINGS,
+]
 
 TOGETHER = [
     ("rank", "controller"),

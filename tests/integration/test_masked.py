@@ -13,7 +13,13 @@ from transformers import pipeline
 
 from .runs import RAY_WARNINGS, Distil, assert_each_step_once
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos, *RAY_WARNINGS]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.chaos,
+    pytest.mark.long,
+    *RAY_WARNINGS,
+]
 
 MakeJob = Callable[..., Any]
 
